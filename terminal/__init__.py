@@ -1,0 +1,1 @@
+"""The door terminal: it sees the face, sends noise, and opens on nothing but a signed yes."""
