@@ -207,13 +207,17 @@ def verify_reply(
         raise ProtocolError("signature_malformed", "a reply says when it expires")
     public_key = public_keys.get(signature.key_id)
     if public_key is None:
-        raise ProtocolError("key_unknown", f"the reply is signed by {signature.key_id}, which is not a pinned key")
+        raise ProtocolError(
+            "key_unknown", f"the reply is signed by {signature.key_id}, which is not a pinned key"
+        )
     _verify_digest(lowered, body)
     _verify_signature(signature, components, public_key)
     if signature.nonce != request_nonce:
         raise ProtocolError("nonce_mismatch", "the reply answers another request")
     if signature.created > now + window_s:
-        raise ProtocolError("clock_skew", f"the reply was signed {signature.created - now} s ahead of this clock")
+        raise ProtocolError(
+            "clock_skew", f"the reply was signed {signature.created - now} s ahead of this clock"
+        )
     if signature.expires - signature.created > MAX_REPLY_LIFETIME_S:
         raise ProtocolError("reply_too_long_lived", f"a reply may live {MAX_REPLY_LIFETIME_S} s at most")
     if now >= signature.expires:
@@ -277,7 +281,9 @@ def _reply_components(*, status: int, headers: Mapping[str, str]) -> list[tuple[
 
 def _clean(name: str, value: str | None) -> str:
     if value is None:
-        code = "digest_missing" if name == "content-digest" else f"{name.strip('@').replace('-', '_')}_missing"
+        code = (
+            "digest_missing" if name == "content-digest" else f"{name.strip('@').replace('-', '_')}_missing"
+        )
         raise ProtocolError(code, f"the message has no {name}")
     if not value.isascii() or not value.isprintable():
         raise ProtocolError("component_malformed", f"{name} holds characters that cannot be signed")
@@ -320,7 +326,9 @@ def _read_signature(lowered: Mapping[str, str], *, tag: str) -> _Signature:
         raise ProtocolError("signature_malformed", "the signature headers are longer than any honest one")
     matched = _SIGNATURE_INPUT.fullmatch(given_input)
     if matched is None:
-        raise ProtocolError("signature_malformed", "Signature-Input is not one plain inner list with parameters")
+        raise ProtocolError(
+            "signature_malformed", "Signature-Input is not one plain inner list with parameters"
+        )
     label, value = _read_binary_member(given_value, "signature_malformed")
     if label != matched["label"]:
         raise ProtocolError("signature_malformed", "Signature and Signature-Input name different signatures")
@@ -352,7 +360,9 @@ def _read_parameters(rest: str) -> dict[str, str | int]:
         position = matched.end()
     unknown = set(parameters) - {"created", "expires", "nonce", "keyid", "alg", "tag"}
     if unknown:
-        raise ProtocolError("signature_malformed", f"unknown signature parameters: {', '.join(sorted(unknown))}")
+        raise ProtocolError(
+            "signature_malformed", f"unknown signature parameters: {', '.join(sorted(unknown))}"
+        )
     return parameters
 
 
@@ -382,9 +392,7 @@ def _read_binary_member(text: str, code: str) -> tuple[str, bytes]:
 
 def _require_coverage(signature: _Signature, names: Sequence[str]) -> None:
     if len(signature.components) != len(names) or set(signature.components) != set(names):
-        raise ProtocolError(
-            "components_missing", f"the signature must cover exactly: {', '.join(names)}"
-        )
+        raise ProtocolError("components_missing", f"the signature must cover exactly: {', '.join(names)}")
 
 
 def _verify_digest(lowered: Mapping[str, str], body: bytes) -> None:
@@ -403,6 +411,8 @@ def _verify_signature(
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature.value, base)
     except InvalidSignature as error:
-        raise ProtocolError("signature_invalid", "the signature does not fit the message and the key") from error
+        raise ProtocolError(
+            "signature_invalid", "the signature does not fit the message and the key"
+        ) from error
     except ValueError as error:
         raise ProtocolError("key_malformed", f"not an Ed25519 public key: {error}") from error
