@@ -174,6 +174,7 @@ def test_we_verify_a_request_that_another_implementation_signed():
         nonce=NONCE,
         label="other",
         tag=protocol.REQUEST_TAG,
+        use_existing_digest=True,
         covered_component_ids=(
             "content-type",
             "@query",
