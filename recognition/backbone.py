@@ -1,0 +1,224 @@
+"""Networks from frequency features to an embedding, each with an unprotected twin that sees the picture.
+
+Every network is `Receiver -> trunk -> embedding`. The receiver turns what arrives into what the trunk takes:
+unprotected (3, 112, 112) planes, `paper` (189, 112, 112) as they are, or `critical` (189, 14, 14), inverted block by block
+into a (3, 112, 112) picture of the noise (post-processing, so no privacy is spent). Trunks: `small` (ours, for two CPU
+cores), IR-18/34/50/101 (He et al. 2016 in the form of Deng et al., ArcFace, CVPR 2019) and MobileFaceNet (Chen et al. 2018).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recognition.frequency import BLOCK, CHANNELS, SHAPES, dct_matrix
+
+UNPROTECTED = "none"
+BACKBONES = ("small", "mobilefacenet", "ir18", "ir34", "ir50", "ir101")
+_PLANES_SCALE = 1 / 64.0  # brings clean planes (about -128..127) to the size that weighted features have
+
+
+class Receiver(nn.Module):
+    """Centre and weigh what arrived, then give it the spatial form the trunk takes.
+
+    forward(values, gain): values float32 (B, C, H, W) from PrivacyProfile.values_of, gain float32 (C, H, W) from
+    PrivacyProfile.gain; the unprotected twin takes YCbCr planes (B, 3, 112, 112) and ignores gain.
+    """
+
+    def __init__(self, transform: str) -> None:
+        super().__init__()
+        self.transform = transform
+        shape = (3, 112, 112) if transform == UNPROTECTED else SHAPES[transform]
+        self.channels = CHANNELS if transform == "paper" else 3
+        # The mean face in this transform's coefficients, from training data; kept per position where that is small.
+        self.register_buffer("mean", torch.zeros(shape if transform == "critical" else (shape[0], 1, 1)))
+        self.weight = nn.Parameter(torch.ones(shape[0], 1, 1))
+        if transform == "critical":
+            inverse = np.kron(dct_matrix(), dct_matrix()).astype(np.float32)  # coefficients (64) -> pixels (64)
+            self.register_buffer("inverse", torch.from_numpy(inverse[1:].copy()), persistent=False)
+
+    def forward(self, values: Tensor, gain: Tensor | None = None) -> Tensor:
+        scale = self.weight * (_PLANES_SCALE if gain is None else gain)
+        x = (values - self.mean) * scale  # (B, C, H, W)
+        return self._to_picture(x) if self.transform == "critical" else x
+
+    def _to_picture(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        blocks = x.permute(0, 2, 3, 1).reshape(-1, BLOCK * BLOCK - 1) @ self.inverse  # (B*14*14*3, 64)
+        blocks = blocks.view(batch, height, width, 3, BLOCK, BLOCK).permute(0, 3, 1, 4, 2, 5)
+        return blocks.reshape(batch, 3, height * BLOCK, width * BLOCK)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm and ReLU; the shortcut pools where the block strides."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs or stride != 1:
+            pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+            self.shortcut = nn.Sequential(pool, nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class SmallTrunk(nn.Module):
+    """4x4 pixels to channels, then a residual network at 28, 14 and 7: about 100 M multiply-adds, 3.5 M parameters."""
+
+    def __init__(self, channels: int, dimension: int, widths: tuple[int, int, int] = (64, 128, 256)) -> None:
+        super().__init__()
+        first, second, third = widths
+        # 189 channels would become 3,024: a pointwise convolution brings them to 12 first.
+        self.mix = nn.Conv2d(channels, 12, 1, bias=False) if channels > 3 else nn.Identity()
+        self.unshuffle = nn.PixelUnshuffle(4)
+        self.stem = nn.Conv2d((12 if channels > 3 else channels) * 16, first, 3, 1, 1, bias=False)
+        self.norm = nn.BatchNorm2d(first)
+        self.blocks = nn.Sequential(
+            ResidualBlock(first, first),
+            ResidualBlock(first, second, 2),
+            ResidualBlock(second, second),
+            ResidualBlock(second, third, 2),
+            ResidualBlock(third, third),
+        )
+        self.reduce = nn.Conv2d(third, 64, 1, bias=False)
+        self.reduce_norm = nn.BatchNorm2d(64)
+        self.project = nn.Linear(64 * 7 * 7, dimension)
+        self.project_norm = nn.BatchNorm1d(dimension)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.unshuffle(self.mix(x))  # (B, 48 or 192, 28, 28)
+        x = F.relu(self.norm(self.stem(x)))  # (B, 64, 28, 28)
+        x = self.blocks(x)  # (B, 256, 7, 7)
+        x = F.relu(self.reduce_norm(self.reduce(x))).flatten(1)  # (B, 3136)
+        out: Tensor = self.project_norm(self.project(x))  # (B, D)
+        return out
+
+
+class ImprovedResidualUnit(nn.Module):
+    """BN-conv-BN-PReLU-conv-BN, the IR unit of Deng et al. (CVPR 2019, section 3.2.2)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.BatchNorm2d(inputs),
+            nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.PReLU(outputs),
+            nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut: nn.Module = (
+            nn.MaxPool2d(1, stride)
+            if inputs == outputs
+            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x) + self.shortcut(x)
+        return out
+
+
+class IRTrunk(nn.Module):
+    """IR-n: 64, 128, 256, 512 channels at 56, 28, 14, 7; units per stage by depth."""
+
+    UNITS = {"ir18": (2, 2, 2, 2), "ir34": (3, 4, 6, 3), "ir50": (3, 4, 14, 3), "ir101": (3, 13, 30, 3)}
+
+    def __init__(self, name: str, channels: int, dimension: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(channels, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64))
+        units: list[nn.Module] = []
+        width = 64
+        for stage, count in enumerate(self.UNITS[name]):
+            for unit in range(count):
+                units.append(ImprovedResidualUnit(width, 64 << stage, 2 if unit == 0 else 1))
+                width = 64 << stage
+        self.units = nn.Sequential(*units)
+        self.embed = nn.Sequential(
+            nn.BatchNorm2d(512), nn.Dropout(0.4), nn.Flatten(), nn.Linear(512 * 7 * 7, dimension), nn.BatchNorm1d(dimension)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.embed(self.units(self.stem(x)))
+        return out
+
+
+def _convolution(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1, padding: int | None = None) -> nn.Sequential:
+    pad = size // 2 if padding is None else padding
+    return nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, pad, groups=groups, bias=False), nn.BatchNorm2d(outputs))
+
+
+class InvertedResidual(nn.Module):
+    """Expand, depthwise, project (Sandler et al. 2018), with PReLU as in MobileFaceNet."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.keep = stride == 1 and inputs == outputs
+        self.body = nn.Sequential(
+            _convolution(inputs, hidden, 1), nn.PReLU(hidden),
+            _convolution(hidden, hidden, 3, stride, hidden), nn.PReLU(hidden),
+            _convolution(hidden, outputs, 1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.body(x)
+        return x + y if self.keep else y
+
+
+class MobileFaceNetTrunk(nn.Module):
+    """MobileFaceNet, table 1 of Chen et al. 2018 (expansion, channels, repeats, stride of each row)."""
+
+    ROWS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
+
+    def __init__(self, channels: int, dimension: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [
+            _convolution(channels, 64, 3, 2), nn.PReLU(64), _convolution(64, 64, 3, groups=64), nn.PReLU(64),
+        ]  # fmt: skip
+        width = 64
+        for expansion, outputs, repeats, stride in self.ROWS:
+            for repeat in range(repeats):
+                layers.append(InvertedResidual(width, outputs, stride if repeat == 0 else 1, expansion))
+                width = outputs
+        layers += [_convolution(width, 512, 1), nn.PReLU(512), _convolution(512, 512, 7, groups=512, padding=0)]
+        layers += [nn.Flatten(), nn.Linear(512, dimension, bias=False), nn.BatchNorm1d(dimension)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return out
+
+
+class Backbone(nn.Module):
+    """Receiver and trunk. forward(values, gain) -> float32 (B, D), not normalised; see Receiver for the inputs."""
+
+    def __init__(self, name: str, transform: str, dimension: int) -> None:
+        super().__init__()
+        self.name, self.transform, self.dimension = name, transform, dimension
+        self.receiver = Receiver(transform)
+        channels = self.receiver.channels
+        if name == "small":
+            self.trunk: nn.Module = SmallTrunk(channels, dimension)
+        elif name == "mobilefacenet":
+            self.trunk = MobileFaceNetTrunk(channels, dimension)
+        elif name in IRTrunk.UNITS:
+            self.trunk = IRTrunk(name, channels, dimension)
+        else:
+            raise ValueError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}")
+
+    def forward(self, values: Tensor, gain: Tensor | None = None) -> Tensor:
+        out: Tensor = self.trunk(self.receiver(values, gain))
+        return out
+
+
+def build_backbone(name: str, *, transform: str, dimension: int) -> Backbone:
+    """name in BACKBONES; transform `paper`, `critical` or UNPROTECTED. Raises ValueError or KeyError otherwise."""
+    return Backbone(name, transform, dimension)

@@ -1,0 +1,88 @@
+"""Aligned face -> block-DCT coefficients without DC, as exact linear operators.
+
+`paper` (Ji et al., ECCV 2022, section 3.2): bilinear x8 upsampling, 8x8 block DCT; along one axis both together are one
+896x112 matrix with at most three non-zeros per row. `critical` (ours): 8x8 blocks of the 112x112 image itself.
+Channels are plane-major (Y, Cb, Cr), then row frequency u, then column frequency v, with (0, 0) left out: 3 x 63 = 189.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recognition.types import CROP_SIZE, FaceCrop, FrequencyFeatures
+
+BLOCK = 8
+CHANNELS = 3 * (BLOCK * BLOCK - 1)  # 189
+SHAPES: dict[str, tuple[int, int, int]] = {
+    "paper": (CHANNELS, CROP_SIZE, CROP_SIZE),
+    "critical": (CHANNELS, CROP_SIZE // BLOCK, CROP_SIZE // BLOCK),
+}
+
+# ITU-R BT.601, full range (JPEG/JFIF); chroma is centred on 0 as it stands, luma after subtracting 128.
+RGB_TO_YCBCR: NDArray[np.float64] = np.array(
+    [
+        [0.299, 0.587, 0.114],
+        [-0.168735892, -0.331264108, 0.5],
+        [0.5, -0.418687589, -0.081312411],
+    ]
+)
+LUMA_CENTRE = 128.0
+
+
+@cache
+def dct_matrix(size: int = BLOCK) -> NDArray[np.float64]:
+    """Orthonormal type-II DCT, float64 (size, size): rows are frequencies."""
+    frequency, position = np.arange(size)[:, None], np.arange(size)[None, :]
+    matrix = np.sqrt(2.0 / size) * np.cos(np.pi * (2 * position + 1) * frequency / (2 * size))
+    matrix[0] /= np.sqrt(2.0)
+    return np.asarray(matrix)
+
+
+@cache
+def upsampling_matrix(size: int = CROP_SIZE, factor: int = BLOCK) -> NDArray[np.float64]:
+    """Bilinear upsampling with aligned corners, float64 (size * factor, size)."""
+    source = np.arange(size * factor) * (size - 1) / (size * factor - 1)
+    left = np.minimum(source.astype(int), size - 2)
+    weight = source - left
+    matrix = np.zeros((size * factor, size))
+    rows = np.arange(size * factor)
+    matrix[rows, left] = 1.0 - weight
+    matrix[rows, left + 1] = weight
+    return matrix
+
+
+@cache
+def axis_operator(transform: str) -> NDArray[np.float64]:
+    """The whole transform along one axis, float64 (8 * blocks, 112); row u * blocks + i is frequency u of block i.
+
+    Raises KeyError for an unknown transform.
+    """
+    blocks = SHAPES[transform][1]
+    signal = upsampling_matrix() if transform == "paper" else np.eye(CROP_SIZE)  # (8 * blocks, 112)
+    per_block = np.einsum("ub,ibp->uip", dct_matrix(), signal.reshape(blocks, BLOCK, CROP_SIZE))
+    return per_block.reshape(BLOCK * blocks, CROP_SIZE)
+
+
+@cache
+def _operator32(transform: str) -> NDArray[np.float32]:
+    return axis_operator(transform).astype(np.float32)
+
+
+def to_planes(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """RGB uint8 (H, W, 3) -> YCbCr float32 (3, H, W), luma in -128..127, chroma in -128..127."""
+    planes = np.tensordot(RGB_TO_YCBCR.astype(np.float32), pixels.astype(np.float32), axes=(1, 2))
+    planes[0] -= np.float32(LUMA_CENTRE)
+    return planes
+
+
+def to_frequency(crop: FaceCrop, transform: str) -> FrequencyFeatures:
+    """Transform one crop; values float32, shape SHAPES[transform]. Raises KeyError for an unknown transform."""
+    channels, blocks, _ = SHAPES[transform]
+    operator = _operator32(transform)
+    coefficients = operator @ to_planes(crop.pixels) @ operator.T  # (3, 8 * blocks, 8 * blocks)
+    gathered = coefficients.reshape(3, BLOCK, blocks, BLOCK, blocks).transpose(0, 1, 3, 2, 4)
+    without_dc = gathered.reshape(3, BLOCK * BLOCK, blocks, blocks)[:, 1:]
+    return FrequencyFeatures(transform, np.ascontiguousarray(without_dc).reshape(channels, blocks, blocks))
