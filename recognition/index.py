@@ -17,7 +17,7 @@ from recognition.types import ProtectedTemplate
 
 NO_ID = -1  # what a freed row carries; FAISS answers the same for "no result"
 MOST_RESULTS_ON_GPU = 2048  # GpuIndexFlat refuses a larger k
-FREED_SHARE_BEFORE_COMPACTION = 0.25
+HOLES_BEFORE_COMPACTION = 0.25  # share of the rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,9 @@ class TemplateIndex(Protocol):
     def remove(self, ids: Collection[int]) -> None:
         """Afterwards the vectors are not in this process's memory of the index. Unknown ids are ignored."""
 
-    def search(self, probe: ProtectedTemplate, k: int, permitted: Collection[int] | None = None) -> list[Candidate]:
+    def search(
+        self, probe: ProtectedTemplate, k: int, permitted: Collection[int] | None = None
+    ) -> list[Candidate]:
         """At most `k`, best first, equal scores by id. `permitted` None means everybody; empty means nobody."""
 
     def rebuild(self, ids: Sequence[int], templates: Sequence[ProtectedTemplate]) -> None:
@@ -101,12 +103,15 @@ class FaissIndex:
                 return
             self._free(known)
             freed = len(self._id_of) - len(self._row_of)
+            many_holes = freed > HOLES_BEFORE_COMPACTION * len(self._id_of)
             if not self._row_of:
                 self._clear()
-            elif not self._rows_can_be_filtered_and_written or freed > FREED_SHARE_BEFORE_COMPACTION * len(self._id_of):
+            elif many_holes or not self._rows_can_be_filtered_and_written:
                 self._compact()
 
-    def search(self, probe: ProtectedTemplate, k: int, permitted: Collection[int] | None = None) -> list[Candidate]:
+    def search(
+        self, probe: ProtectedTemplate, k: int, permitted: Collection[int] | None = None
+    ) -> list[Candidate]:
         if k < 1:
             raise ValueError(f"k must be positive, not {k}")
         query, key_id = self._matrix([probe])
@@ -114,12 +119,17 @@ class FaissIndex:
             if not self._row_of or (permitted is not None and len(permitted) == 0):
                 return []
             if key_id != self._key_id:
-                raise ValueError(f"the probe is of key {key_id}, the index holds templates of key {self._key_id}")
+                raise ValueError(
+                    f"the probe is of key {key_id}, the index holds templates of key {self._key_id}"
+                )
             wanted = self._id_of != NO_ID  # (rows,)
             if permitted is not None:
                 wanted &= np.isin(self._id_of, np.fromiter(permitted, dtype=np.int64, count=len(permitted)))
             scores, rows = self._best(query, k, wanted)
-            found = [Candidate(int(self._id_of[row]), float(score)) for score, row in zip(scores, rows, strict=True)]
+            found = [
+                Candidate(int(self._id_of[row]), float(score))
+                for score, row in zip(scores, rows, strict=True)
+            ]
         return sorted(found, key=lambda candidate: (-candidate.score, candidate.id))
 
     def rebuild(self, ids: Sequence[int], templates: Sequence[ProtectedTemplate]) -> None:
@@ -185,7 +195,7 @@ class FaissIndex:
     def _best_without_filter(
         self, query: NDArray[np.float32], k: int, wanted: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """For GPU rows: ask for more and more, filter here; when that does not reach, score the wanted rows on the CPU."""
+        """For GPU rows: ask for more and more, filter here; where that does not reach, score on the CPU."""
         asked = k
         while asked <= min(MOST_RESULTS_ON_GPU, len(wanted)):
             scores, rows = self._rows.search(query, asked)
@@ -205,7 +215,9 @@ class FaissIndex:
             raise ValueError(f"templates of several keys: {', '.join(sorted(keys))}")
         for template in templates:
             if template.vector.shape != (self.dimension,):
-                raise ValueError(f"expected templates of {self.dimension} numbers, got {template.vector.shape}")
+                raise ValueError(
+                    f"expected templates of {self.dimension} numbers, got {template.vector.shape}"
+                )
         matrix = np.empty((len(templates), self.dimension), dtype=np.float32)
         for row, template in enumerate(templates):
             matrix[row] = template.vector

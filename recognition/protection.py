@@ -22,7 +22,9 @@ from recognition.types import Embedding, ProtectedTemplate
 
 KEY_BYTES = 32
 CHACHA_NONCE_BYTES = 16  # a zero nonce is sound here: every (key, dimension) has a cipher key of its own
-CACHED_ROTATIONS = 8  # current key, the one being rotated away, and room for tests; 2 MiB each at 512 dimensions
+CACHED_ROTATIONS = (
+    8  # current key, the one being rotated away, and room for tests; 2 MiB each at 512 dimensions
+)
 
 
 def protect(embedding: Embedding, *, key: bytes, key_id: str) -> ProtectedTemplate:
@@ -52,7 +54,9 @@ def rotation(key: bytes, dimension: int) -> NDArray[np.float64]:
     """
     if len(key) != KEY_BYTES:
         raise ValueError(f"a gallery key has {KEY_BYTES} bytes, this one has {len(key)}")
-    gaussian = _gaussians(key, dimension * dimension, context=f"dimension={dimension}").reshape(dimension, dimension)
+    gaussian = _gaussians(key, dimension * dimension, context=f"dimension={dimension}").reshape(
+        dimension, dimension
+    )
     orthonormal, triangular = np.linalg.qr(gaussian)
     matrix: NDArray[np.float64] = orthonormal * np.sign(np.diag(triangular))  # signs go to the columns
     matrix.setflags(write=False)

@@ -60,7 +60,9 @@ def by_brute_force(
     return sorted(found, key=lambda candidate: (-candidate.score, candidate.id))[:k]
 
 
-def assert_same(found: list[Candidate], expected: list[Candidate], rows: dict[int, ProtectedTemplate]) -> None:
+def assert_same(
+    found: list[Candidate], expected: list[Candidate], rows: dict[int, ProtectedTemplate]
+) -> None:
     """Equal scores in order; ids equal wherever the score is not a tie with the neighbour."""
     assert len(found) == len(expected)
     np.testing.assert_allclose([c.score for c in found], [c.score for c in expected], atol=1e-5)
@@ -182,7 +184,9 @@ def test_a_probe_of_another_gallery_key_is_an_error_and_not_a_bad_score() -> Non
         ([1, 2], [template(1), template(2, key_id="2025")], "several keys"),
     ],
 )
-def test_a_bad_addition_changes_nothing(ids: list[int], templates: list[ProtectedTemplate], message: str) -> None:
+def test_a_bad_addition_changes_nothing(
+    ids: list[int], templates: list[ProtectedTemplate], message: str
+) -> None:
     index = on_cpu(DIMENSION)
     index.add([9], [template(9)])
     for verb in (index.add, index.rebuild):

@@ -22,7 +22,9 @@ def cosine(first: ProtectedTemplate | Embedding, second: ProtectedTemplate | Emb
 
 @settings(max_examples=30, deadline=None)
 @given(key=st.binary(min_size=32, max_size=32), seed=st.integers(0, 2**32 - 1))
-def test_scores_between_templates_of_one_key_are_the_scores_between_the_embeddings(key: bytes, seed: int) -> None:
+def test_scores_between_templates_of_one_key_are_the_scores_between_the_embeddings(
+    key: bytes, seed: int
+) -> None:
     first, second = embeddings(2, seed=seed)
     protected = [protect(embedding, key=key, key_id="k") for embedding in (first, second)]
     assert cosine(*protected) == pytest.approx(cosine(first, second), abs=1e-6)
