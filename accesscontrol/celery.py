@@ -1,0 +1,69 @@
+"""Where work goes: by name, after the transaction that asked for it has committed.
+
+Production hands a task to Celery's queue `recognition`. Embedded runs the very same task on a thread of this
+process. A caller never imports a task, so web processes never load a model.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, partial
+from typing import Any
+
+import structlog
+from celery import Celery
+from django.conf import settings
+from django.db import close_old_connections, transaction
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "accesscontrol.settings")
+
+app = Celery("lintel")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+
+RECOGNITION_QUEUE = "recognition"
+log = structlog.get_logger(__name__)
+
+
+def dispatch(task_name: str, **kwargs: Any) -> None:
+    """Run the task `task_name` with `kwargs` once the current transaction commits, or now if there is none.
+
+    `kwargs` must be JSON: ids and sequence numbers, never a payload. An error while handing over is logged and does
+    not reach the caller: what it asked for is committed, and the deadline of an attempt settles it as denied.
+    """
+    transaction.on_commit(partial(_hand_over, task_name, kwargs), robust=False)
+
+
+def _hand_over(task_name: str, kwargs: dict[str, Any]) -> None:
+    try:
+        if settings.LINTEL_MODE == "production":
+            app.send_task(task_name, kwargs=kwargs, queue=RECOGNITION_QUEUE)
+        else:
+            _pool().submit(run_here, task_name, kwargs)
+    except Exception:
+        log.exception("task_not_handed_over", task=task_name)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=settings.LINTEL_EMBEDDED_THREADS, thread_name_prefix="lintel-task")
+
+
+def run_here(task_name: str, kwargs: dict[str, Any]) -> None:
+    """Run a task on this thread, as a worker would: retries honoured, errors logged, connections given back."""
+    try:
+        app.loader.import_default_modules()
+        app.tasks[task_name].apply(kwargs=kwargs, throw=True)
+    except Exception:
+        log.exception("task_failed", task=task_name)
+    finally:
+        close_old_connections()
+
+
+def wait_for_embedded_tasks(timeout_s: float = 30.0) -> None:
+    """Block until every task handed to this process so far has ended. For orderly shutdown and for tests."""
+    if _pool.cache_info().currsize:
+        barrier: list[Future[None]] = [_pool().submit(lambda: None) for _ in range(settings.LINTEL_EMBEDDED_THREADS)]
+        for future in barrier:
+            future.result(timeout=timeout_s)

@@ -1,0 +1,41 @@
+"""Numbers for Prometheus. No label ever names a person, and none has unbounded values."""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+ATTEMPTS = Counter(
+    "lintel_attempts", "Attempts settled, by outcome and stable reason code.", ["outcome", "reason"]
+)
+LATENCY = Histogram(
+    "lintel_attempt_seconds",
+    "Seconds from an attempt's arrival to its decision.",
+    ["outcome"],
+    buckets=(0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0, 2.0, 3.0, 5.0, 10.0),
+)
+REQUESTS_REFUSED = Counter(
+    "lintel_terminal_requests_refused", "Requests of terminals refused before an attempt existed, by code.", ["code"]
+)
+
+
+def observe_attempt(*, granted: bool, reason: str, seconds: float) -> None:
+    """Count one settled attempt. Call after its transaction has committed, once."""
+    outcome = "granted" if granted else "denied"
+    ATTEMPTS.labels(outcome=outcome, reason=reason).inc()
+    LATENCY.labels(outcome=outcome).observe(max(0.0, seconds))
+
+
+def observe_refused_request(*, code: str) -> None:
+    REQUESTS_REFUSED.labels(code=code).inc()
+
+
+def exposition() -> bytes:
+    """All numbers of this process, or of all web processes where PROMETHEUS_MULTIPROC_DIR is shared."""
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        return generate_latest(registry)
+    return generate_latest(REGISTRY)

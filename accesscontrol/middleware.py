@@ -1,0 +1,59 @@
+"""What every response carries, and whose address a request really comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+
+GetResponse = Callable[[HttpRequest], HttpResponse]
+
+#: Nothing from elsewhere, nothing inline, nothing evaluated. `data:` pictures are the drawn QR codes of sign-in.
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "manifest-src 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+        "object-src 'none'",
+    )
+)
+PERMISSIONS_POLICY = "camera=(), microphone=(), geolocation=(), payment=(), usb=()"
+
+
+class SecurityHeaders:
+    """Sets the Content-Security-Policy and Permissions-Policy of every response, static files included."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+        response.headers.setdefault("Permissions-Policy", PERMISSIONS_POLICY)
+        return response
+
+
+class ClientAddress:
+    """Replaces REMOTE_ADDR by the address that the outermost trusted proxy saw.
+
+    Only the last LINTEL_PROXY_HOPS entries of X-Forwarded-For are ours; everything before them is the client's claim.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        hops = settings.LINTEL_PROXY_HOPS
+        if hops:
+            forwarded = [part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")]
+            if len(forwarded) >= hops and forwarded[-hops]:
+                request.META["REMOTE_ADDR"] = forwarded[-hops]
+        return self.get_response(request)

@@ -1,0 +1,27 @@
+"""Every address of the server. The gate in `accesscontrol.gate` decides who may open a page."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from django.contrib import admin
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView
+
+from accesscontrol import health
+
+urlpatterns = [
+    path("healthz", health.healthz, name="healthz"),
+    path("readyz", health.readyz, name="readyz"),
+    path("metrics", health.metrics, name="metrics"),
+    path("admin/", admin.site.urls),
+    path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
+]
+for prefix, module in (
+    ("", "accesscontrol.pages"),
+    ("api/v1/", "accesscontrol.api_urls"),
+    ("", "enrollment.urls"),
+    ("audit/", "audit.urls"),
+):
+    if find_spec(module):
+        urlpatterns.append(path(prefix, include(module)))

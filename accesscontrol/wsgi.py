@@ -1,0 +1,14 @@
+"""The server's entry point under gunicorn. Server-sent events need one thread per open page (`--threads`)."""
+
+import os
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "accesscontrol.settings")
+application = get_wsgi_application()
+
+from django.conf import settings  # noqa: E402 (settings exist only after Django has been set up)
+
+if settings.LINTEL_SECRETS_ARE_EPHEMERAL:
+    raise ImproperlyConfigured("There are no secrets yet. Run `python manage.py set_up` first.")

@@ -1,0 +1,69 @@
+"""Fixtures for every test: real services, and tasks that run where a test can see them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import pytest
+
+from tests.services import Postgres, Redis, ServiceMissing
+
+Server = TypeVar("Server", Redis, Postgres)
+
+
+def _or_skip(start: Callable[[], Server]) -> Server:
+    try:
+        return start()
+    except ServiceMissing as missing:
+        if os.environ.get("LINTEL_NO_SKIPS") == "1":
+            raise
+        pytest.skip(f"SERVICE MISSING: {missing}")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Redis:
+    """The session's Redis, running. A test that stops it must start it again."""
+    server = _or_skip(Redis.shared)
+    return server
+
+
+@pytest.fixture
+def redis_url(redis_server: Redis) -> Iterator[str]:
+    """URL of an empty Redis, emptied again afterwards."""
+    import redis
+
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+        yield redis_server.url
+        client.flushall()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Postgres:
+    """The session's Postgres, running; the same one that Django uses under LINTEL_TEST_DATABASE=postgres."""
+    return _or_skip(Postgres.shared)
+
+
+@pytest.fixture
+def tasks_run_inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dispatched tasks run on the caller's thread at commit, so that a test inside a transaction sees their effect."""
+    from accesscontrol import celery
+
+    class Inline:
+        def submit(self, function: Callable[..., None], *arguments: Any) -> None:
+            function(*arguments)
+
+    monkeypatch.setattr(celery, "_pool", Inline)
+    monkeypatch.setattr(celery, "close_old_connections", lambda: None)
+
+
+@pytest.fixture
+def dispatched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """Collects (task name, arguments) of tasks handed over at commit, instead of running them."""
+    from accesscontrol import celery
+
+    calls: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(celery, "_hand_over", lambda name, kwargs: calls.append((name, kwargs)))
+    return calls
