@@ -68,7 +68,9 @@ def new_data_key(*, randomness: Randomness) -> bytes:
     return randomness(KEY_BYTES)
 
 
-def wrap(data_key: bytes, *, keys: KeyRing, row_id: str, person_id: str, randomness: Randomness) -> tuple[bytes, str]:
+def wrap(
+    data_key: bytes, *, keys: KeyRing, row_id: str, person_id: str, randomness: Randomness
+) -> tuple[bytes, str]:
     """The data key sealed under the newest key, and that key's id."""
     kek_id, kek = newest(keys)
     row = _data_key_row(row_id, person_id, kek_id)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from enrollment import crypto
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
-ALICES_ROW = crypto.RowIdentity(table="enrollment_protectedtemplate", row_id="7", person_id="alice", key_id="data-1")
+ALICES_ROW = crypto.RowIdentity(
+    table="enrollment_protectedtemplate", row_id="7", person_id="alice", key_id="data-1"
+)
 PLAINTEXT = b"template of alice" * 10
 
 
