@@ -103,6 +103,7 @@ PAGES: dict[str, frozenset[Role]] = {
     "group_create": _ADMINISTRATOR,
     "group_edit": _ADMINISTRATOR,
     "group_member_add": _DESK,
+    "person_group_add": _DESK,
     "group_member_remove": _DESK,
     "group_delete": _ADMINISTRATOR,
     "schedules": _READ,

@@ -10,30 +10,32 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from accesscontrol.policy import Reason
+
 register = template.Library()
 
-REASONS: dict[str, tuple[str, str]] = {
-    # code: (what happened, what to do next)
-    "granted": ("Let in", ""),
-    "gallery_empty": ("Nobody is enrolled yet", "Enroll a person first."),
-    "no_match": ("Not recognised", "If this person is enrolled, try again closer and facing the camera."),
-    "ambiguous_match": ("Two people look alike", "Enroll both again in good light."),
-    "person_inactive": ("Person switched off", "Switch the person on in their profile."),
-    "person_not_yet_valid": ("Not valid yet", "Check the first day of validity in the profile."),
-    "person_expired": ("No longer valid", "Extend the last day of validity in the profile."),
-    "consent_missing": ("No consent on record", "Record consent, or keep this person out."),
-    "no_rule": ("No rule lets this person in here", "Add the person to a group that a rule names."),
-    "outside_schedule": ("Outside the permitted hours", "See the schedule of the rule."),
-    "holiday": ("Closed for a holiday", "See the holidays of the site."),
-    "door_inactive": ("Door switched off", "Switch the door on."),
-    "site_locked_down": ("Site is locked down", "Lift the lock-down when it is safe."),
-    "terminal_revoked": ("Terminal revoked", "Pair the terminal again if it is yours."),
-    "wrong_site": ("Terminal belongs to another site", "Check which door the terminal is assigned to."),
-    "anti_passback": ("Already inside", "The person must leave the zone first."),
-    "deadline_passed": ("No answer in time", "Check the recognition worker."),
-    "payload_missing": ("Capture expired before it was looked at", "Check the recognition worker."),
-    "payload_refused": ("Capture was not acceptable", "Check the terminal's version and profile."),
-    "recognizer_fault": ("Recogniser failed", "See the log of the recognition worker."),
+#: What happened, short enough for a list. The full sentence and the next step are the policy's own.
+TITLES: dict[Reason, str] = {
+    Reason.GRANTED: "let in",
+    Reason.GALLERY_EMPTY: "nobody enrolled",
+    Reason.NO_MATCH: "not recognised",
+    Reason.AMBIGUOUS_MATCH: "two people look alike",
+    Reason.PERSON_INACTIVE: "person switched off",
+    Reason.PERSON_NOT_YET_VALID: "not valid yet",
+    Reason.PERSON_EXPIRED: "no longer valid",
+    Reason.CONSENT_MISSING: "no consent",
+    Reason.NO_RULE: "no rule for this door",
+    Reason.OUTSIDE_SCHEDULE: "outside the hours",
+    Reason.HOLIDAY: "holiday",
+    Reason.DOOR_INACTIVE: "door switched off",
+    Reason.SITE_LOCKED_DOWN: "site locked down",
+    Reason.TERMINAL_REVOKED: "terminal revoked",
+    Reason.WRONG_SITE: "terminal of another site",
+    Reason.ANTI_PASSBACK: "already inside",
+    Reason.DEADLINE_PASSED: "no answer in time",
+    Reason.PAYLOAD_MISSING: "capture expired",
+    Reason.PAYLOAD_REFUSED: "capture not acceptable",
+    Reason.RECOGNIZER_FAULT: "recogniser failed",
 }
 
 
@@ -58,12 +60,8 @@ def when(moment: datetime | None, empty: str = "never") -> SafeString | str:
 
 @register.filter
 def reason_words(code: str) -> str:
-    return REASONS.get(code, (code.replace("_", " ").capitalize(), ""))[0]
-
-
-@register.filter
-def reason_advice(code: str) -> str:
-    return REASONS.get(code, ("", ""))[1]
+    """A reason code in a few words; an unknown code as it is, so that nothing is hidden."""
+    return TITLES.get(code, code.replace("_", " "))  # type: ignore[call-overload, no-any-return]
 
 
 @register.filter

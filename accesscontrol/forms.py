@@ -1,0 +1,359 @@
+"""What people may type about doors, rules and users. Forms check shape; services and models keep the rules."""
+
+from __future__ import annotations
+
+import zoneinfo
+from datetime import time
+from typing import Any
+
+from django import forms
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
+from django.core.exceptions import ValidationError
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from accesscontrol.models import (
+    AccessGroup,
+    AccessRule,
+    Door,
+    Holiday,
+    Schedule,
+    Site,
+    Terminal,
+    Zone,
+)
+from accesscontrol.roles import ROLE_EXPLANATIONS, Role
+
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+INTERVALS_PER_DAY = 3
+
+
+def _zones() -> list[tuple[str, str]]:
+    return [(name, name.replace("_", " ")) for name in sorted(zoneinfo.available_timezones()) if "/" in name or name == "UTC"]
+
+
+class LocalMoment(forms.DateTimeField):
+    """A date and time as the browser's own control writes it, read in the reader's time zone."""
+
+    widget = forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M")
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(input_formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"], **arguments)
+
+
+class CodeForm(forms.Form):
+    code = forms.CharField(
+        label="Code",
+        max_length=20,
+        widget=forms.TextInput(attrs={"autocomplete": "one-time-code", "autofocus": True, "spellcheck": "false"}),
+        help_text="Six digits from the authenticator, or a recovery code such as 1a2b3c-4d5e6f.",
+    )
+
+    def clean_code(self) -> str:
+        return "".join(self.cleaned_data["code"].split()).lower()
+
+
+class TimeZoneForm(forms.Form):
+    zone = forms.ChoiceField(
+        label="Show times in",
+        required=False,
+        help_text="Applies to this browser. The doors always follow the zone of their site.",
+    )
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.fields["zone"].choices = [("", "the time zone of the site"), *_zones()]  # type: ignore[attr-defined]
+
+
+class SiteForm(forms.ModelForm[Site]):
+    timezone = forms.ChoiceField(label="Time zone", help_text="Schedules and holidays of this site follow this clock.")
+
+    class Meta:
+        model = Site
+        fields = ("name", "timezone")
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.fields["timezone"].choices = _zones()  # type: ignore[attr-defined]
+        if not self.instance.pk:
+            self.initial["timezone"] = timezone.get_current_timezone_name()
+
+
+class ZoneForm(forms.ModelForm[Zone]):
+    class Meta:
+        model = Zone
+        fields = ("name", "anti_passback")
+        labels = {"anti_passback": "Refuse a second entry until the person has left (anti-passback)"}
+
+
+class DoorForm(forms.ModelForm[Door]):
+    class Meta:
+        model = Door
+        fields = ("name", "site", "zone", "is_active")
+        labels = {"is_active": "Switched on", "zone": "Zone behind the door"}
+        help_texts = {"is_active": "A door that is switched off opens for nobody."}
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        site, zone = data.get("site"), data.get("zone")
+        if site and zone and zone.site_id != site.pk:
+            self.add_error("zone", f"{zone.name} belongs to another site. Choose a zone of {site.name}, or none.")
+        return data
+
+
+class TerminalForm(forms.ModelForm[Terminal]):
+    class Meta:
+        model = Terminal
+        fields = ("name", "role", "door")
+        labels = {"role": "Where it stands", "door": "Door it opens"}
+        help_texts = {"door": "A desk terminal needs none; a door terminal needs one."}
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if data.get("role") == "door" and not data.get("door"):
+            self.add_error("door", "Choose the door that this terminal opens, or make it a desk terminal.")
+        return data
+
+
+class ReasonForm(forms.Form):
+    """The second click of a lock-down: a reason that the audit log keeps."""
+
+    reason = forms.CharField(
+        label="Reason",
+        max_length=200,
+        widget=forms.TextInput(attrs={"autofocus": True, "autocomplete": "off"}),
+        help_text="A few words for whoever reads the log: “smoke on the second floor”, “drill”.",
+    )
+
+
+class HolidayForm(forms.ModelForm[Holiday]):
+    class Meta:
+        model = Holiday
+        fields = ("date", "name")
+        widgets = {"date": forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")}
+
+    def clean_date(self) -> Any:
+        date = self.cleaned_data["date"]
+        if Holiday.objects.filter(site=self.instance.site_id, date=date).exists():
+            raise ValidationError("This day is a holiday of the site already.")
+        return date
+
+
+class ScheduleForm(forms.ModelForm[Schedule]):
+    """A week of permitted hours: up to three stretches a day, each a pair of time controls.
+
+    `weekly` is stored as [{"day": 0, "from": "07:00", "to": "19:00"}], Monday being 0; "24:00" ends a day,
+    and an end before its beginning lies on the next day.
+    """
+
+    class Meta:
+        model = Schedule
+        fields = ("name",)
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        stored: dict[int, list[dict[str, str]]] = {day: [] for day in range(7)}
+        for interval in self.instance.weekly or []:
+            stored[interval["day"]].append(interval)
+        for day, name in enumerate(DAYS):
+            for slot in range(INTERVALS_PER_DAY):
+                known = stored[day][slot] if slot < len(stored[day]) else {"from": "", "to": ""}
+                for end, words in (("from", "from"), ("to", "until")):
+                    label = f"{name}, stretch {slot + 1}, {words}"
+                    self.fields[f"{end}_{day}_{slot}"] = forms.CharField(
+                        required=False,
+                        label=label,
+                        initial="00:00" if known[end] == "24:00" else known[end],  # how the browser writes midnight
+                        widget=forms.TimeInput(attrs={"type": "time", "aria-label": label}),
+                    )
+
+    def days(self) -> list[dict[str, Any]]:
+        """The week for the template: each day with its pairs of bound fields and the errors of that day."""
+        return [
+            {
+                "name": name,
+                "slots": [
+                    {"from": self[f"from_{day}_{slot}"], "to": self[f"to_{day}_{slot}"]}
+                    for slot in range(INTERVALS_PER_DAY)
+                ],
+                "errors": [error for slot in range(INTERVALS_PER_DAY) for error in self[f"from_{day}_{slot}"].errors],
+            }
+            for day, name in enumerate(DAYS)
+        ]
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        weekly: list[dict[str, Any]] = []
+        for day, name in enumerate(DAYS):
+            previous_end: str | None = None
+            stretches = sorted(
+                (data.get(f"from_{day}_{slot}", ""), data.get(f"to_{day}_{slot}", ""), slot)
+                for slot in range(INTERVALS_PER_DAY)
+            )
+            for start, end, slot in stretches:
+                if not start and not end:
+                    continue
+                problem = _problem(name, start, end, previous_end)
+                if problem:
+                    self.add_error(f"from_{day}_{slot}", problem)
+                    continue
+                end = "24:00" if end == "00:00" else end
+                weekly.append({"day": day, "from": start, "to": end})
+                previous_end = end if start < end else "24:00"
+        if not weekly and not self.errors:
+            self.add_error(None, "A schedule without any hours would open for nobody. Enter at least one stretch.")
+        self.instance.weekly = weekly
+        return data
+
+
+def _problem(day: str, start: str, end: str, previous_end: str | None) -> str | None:
+    """Why this stretch of `day` cannot be, in words; None when it can. Times compare as HH:MM text."""
+    if not start or not end:
+        return f"{day}: enter both a beginning and an end, or neither."
+    try:
+        time.fromisoformat(start)
+        time.fromisoformat(end)
+    except ValueError:
+        return f"{day}: write times as 07:30."
+    if start == end != "00:00":
+        return f"{day}: {start} to {end} has no length."
+    if previous_end and start < previous_end:
+        return f"{day}: {start} lies inside the stretch that ends at {previous_end}."
+    return None
+
+
+class GroupForm(forms.ModelForm[AccessGroup]):
+    class Meta:
+        model = AccessGroup
+        fields = ("name",)
+
+
+class RuleForm(forms.ModelForm[AccessRule]):
+    valid_from = LocalMoment(label="From", required=False)
+    valid_until = LocalMoment(label="Until", required=False)
+
+    class Meta:
+        model = AccessRule
+        fields = ("name", "group", "doors", "schedule", "valid_from", "valid_until", "is_active")
+        labels = {"group": "Who", "doors": "Which doors", "schedule": "When", "is_active": "In force"}
+        widgets = {"doors": forms.CheckboxSelectMultiple}
+        help_texts = {"schedule": "Without a schedule the rule holds at any hour, holidays included."}
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.fields["schedule"].empty_label = "always"  # type: ignore[attr-defined]
+        self.fields["group"].empty_label = "choose a group"  # type: ignore[attr-defined]
+        self.fields["doors"].queryset = Door.objects.select_related("site").order_by("site__name", "name")  # type: ignore[attr-defined]
+        self.fields["doors"].label_from_instance = lambda door: f"{door.name} ({door.site.name})"  # type: ignore[attr-defined]
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        first, last = data.get("valid_from"), data.get("valid_until")
+        if first and last and last <= first:
+            self.add_error("valid_until", "The end must be later than the beginning.")
+        return data
+
+
+class EntryQuestionForm(forms.Form):
+    """`Who may enter this door then?`"""
+
+    door = forms.ModelChoiceField(queryset=Door.objects.none(), empty_label="choose a door")
+    at = LocalMoment(label="When")
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.fields["door"].queryset = Door.objects.select_related("site").order_by("site__name", "name")  # type: ignore[attr-defined]
+        self.fields["door"].label_from_instance = lambda door: f"{door.name} ({door.site.name})"  # type: ignore[attr-defined]
+
+
+class AttemptFilterForm(forms.Form):
+    q = forms.CharField(label="Person", required=False, max_length=100)
+    door = forms.ModelChoiceField(queryset=Door.objects.order_by("name"), required=False, empty_label="any door")
+    outcome = forms.ChoiceField(
+        required=False,
+        choices=[("", "any"), ("granted", "let in"), ("refused", "refused"), ("pending", "not decided yet")],
+    )
+    reason = forms.ChoiceField(required=False)
+    day = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
+
+    def __init__(self, *arguments: Any, reasons: list[tuple[str, str]], **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.fields["reason"].choices = [("", "any reason"), *reasons]  # type: ignore[attr-defined]
+
+
+class UserForm(forms.ModelForm[Any]):
+    roles = forms.MultipleChoiceField(
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        choices=[(role.value, f"{role.value.capitalize()}: {ROLE_EXPLANATIONS[role]}") for role in Role],
+        help_text="A user without a role can sign in and change the password, nothing else.",
+    )
+
+    class Meta:
+        model = get_user_model()
+        fields = ("username", "first_name", "last_name", "email", "is_active")
+        labels = {"is_active": "May sign in", "username": "User name"}
+        help_texts = {"username": "What they type to sign in.", "is_active": "Take this away instead of deleting."}
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        if self.instance.pk:
+            self.initial["roles"] = list(self.instance.groups.values_list("name", flat=True))
+        else:
+            del self.fields["is_active"]
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        steps_down = Role.ADMINISTRATOR not in data.get("roles", []) or not data.get("is_active", True)
+        if steps_down and self.instance.pk and _administers(self.instance) and not _others(self.instance).exists():
+            self.add_error(None, "This is the last administrator. Make someone else an administrator first.")
+        return data
+
+    def _save_m2m(self) -> None:
+        super()._save_m2m()
+        self.instance.groups.set([Group.objects.get_or_create(name=name)[0] for name in self.cleaned_data["roles"]])
+
+
+def _others(user: Any) -> QuerySet[Any]:
+    holds = Q(is_superuser=True) | Q(groups__name=Role.ADMINISTRATOR)
+    return get_user_model().objects.filter(holds, is_active=True).exclude(pk=user.pk)
+
+
+def _administers(user: Any) -> bool:
+    return bool(user.is_superuser or user.groups.filter(name=Role.ADMINISTRATOR).exists())
+
+
+class TokenForm(forms.Form):
+    """A token for a connected system; the choices come from the API's own list of scopes."""
+
+    name = forms.CharField(max_length=100, help_text="Which system will use it: “visitor desk”, “HR import”.")
+    scopes = forms.MultipleChoiceField(
+        label="May", widget=forms.CheckboxSelectMultiple, help_text="Grant the least that the system needs."
+    )
+
+    def __init__(self, *arguments: Any, scopes: list[tuple[str, str]], **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.fields["scopes"].choices = scopes  # type: ignore[attr-defined]
+
+
+class EnrollmentForm(forms.Form):
+    """Which terminal takes the captures, and how many."""
+
+    terminal = forms.ModelChoiceField(queryset=Terminal.objects.none(), empty_label="choose a terminal")
+    captures_wanted = forms.IntegerField(
+        label="Captures",
+        min_value=1,
+        max_value=10,
+        initial=3,
+        help_text="Three are usual. More make recognition steadier in changing light.",
+    )
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        working = Terminal.objects.filter(state=Terminal.State.ACTIVE).order_by("-role", "name")
+        field = self.fields["terminal"]
+        field.queryset = working  # type: ignore[attr-defined]
+        field.label_from_instance = lambda terminal: f"{terminal.name} ({terminal.get_role_display().lower()})"  # type: ignore[attr-defined]
+        if working.count() == 1:
+            self.initial["terminal"] = working[0].pk

@@ -1,0 +1,31 @@
+"""Who belongs to which group. Rules speak about groups, so this decides about doors and goes into the audit log."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.db import transaction
+
+from accesscontrol.models import AccessGroup
+from audit.services import record
+from enrollment.models import Person
+from enrollment.services import audit_subject
+
+
+def add_member(*, group: AccessGroup, person: Person, actor: str, at: datetime) -> None:
+    _change(group=group, person=person, kind="group.member_added", actor=actor, at=at)
+
+
+def remove_member(*, group: AccessGroup, person: Person, actor: str, at: datetime) -> None:
+    _change(group=group, person=person, kind="group.member_removed", actor=actor, at=at)
+
+
+def _change(*, group: AccessGroup, person: Person, kind: str, actor: str, at: datetime) -> None:
+    """Does nothing, and records nothing, when it is so already."""
+    with transaction.atomic():
+        is_member = group.members.filter(pk=person.pk).exists()
+        if is_member == (kind == "group.member_added"):
+            return
+        (group.members.remove if is_member else group.members.add)(person)
+        details = {"group": group.pk, "name": group.name}
+        record(kind=kind, actor=actor, at=at, subject=audit_subject(person.pk), details=details)

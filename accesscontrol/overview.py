@@ -1,0 +1,106 @@
+"""What pages show at a glance. Reads only; a door is described by the same facts that the policy decides on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Count, F, OuterRef, Prefetch, Q, QuerySet, Subquery
+from django.utils import timezone
+
+from accesscontrol.models import AccessAttempt, AccessRule, Door, Site, Terminal
+from accesscontrol.services import TERMINAL_SILENT_AFTER
+from enrollment.models import Person, ProtectedTemplate
+
+
+@dataclass(frozen=True)
+class DoorState:
+    """A door and one word about it. `tone` is yes, warn or no."""
+
+    door: Door
+    word: str
+    tone: str
+    last_attempt: AccessAttempt | None
+
+
+def door_states(at: datetime, doors: QuerySet[Door] | None = None) -> list[DoorState]:
+    """Three queries, however many doors."""
+    newest = AccessAttempt.objects.filter(door=OuterRef("pk")).order_by("-received_at").values("pk")[:1]
+    rows = list(
+        (Door.objects.all() if doors is None else doors)
+        .select_related("site", "zone")
+        .prefetch_related(Prefetch("terminals", to_attr="its_terminals"))
+        .annotate(newest_attempt=Subquery(newest))
+        .order_by("site__name", "name")
+    )
+    attempts = AccessAttempt.objects.select_related("person").in_bulk(
+        [row.newest_attempt for row in rows if row.newest_attempt]
+    )
+    return [DoorState(row, *_word(row, at), attempts.get(row.newest_attempt)) for row in rows]
+
+
+def _word(door: Any, at: datetime) -> tuple[str, str]:
+    if door.site.locked_down:
+        return "locked down", "no"
+    if not door.is_active:
+        return "switched off", "warn"
+    working = [terminal for terminal in door.its_terminals if terminal.state == Terminal.State.ACTIVE]
+    if not working:
+        return "no terminal", "warn"
+    if not any(is_heard(terminal, at) for terminal in working):
+        return "terminal silent", "warn"
+    return "ready", "yes"
+
+
+def is_heard(terminal: Terminal, at: datetime) -> bool:
+    return terminal.last_seen_at is not None and at - terminal.last_seen_at <= TERMINAL_SILENT_AFTER
+
+
+def counts_today(at: datetime) -> dict[str, int]:
+    """Attempts since midnight of the reader's zone."""
+    midnight = timezone.localtime(at).replace(hour=0, minute=0, second=0, microsecond=0)
+    return AccessAttempt.objects.filter(received_at__gte=midnight).aggregate(
+        all=Count("pk"),
+        granted=Count("pk", filter=Q(granted=True)),
+        refused=Count("pk", filter=Q(state=AccessAttempt.State.SETTLED, granted=False)),
+    )
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    label: str
+    page: str
+    done: bool
+
+
+def first_steps() -> list[FirstStep]:
+    """What a new installation still lacks, in the order in which it makes sense."""
+    enrolled = ProtectedTemplate.objects.filter(active=True).exists()
+    in_force = AccessRule.objects.filter(is_active=True, doors__isnull=False, group__members__isnull=False).exists()
+    desk_or_door = Terminal.objects.filter(state=Terminal.State.ACTIVE).exists()
+    return [
+        FirstStep("Add a site", "site_create", Site.objects.exists()),
+        FirstStep("Add a door", "door_create", Door.objects.exists()),
+        FirstStep("Add and pair a terminal", "terminal_create", desk_or_door),
+        FirstStep("Add a person and record consent", "person_create", Person.objects.exists()),
+        FirstStep("Enroll a face", "people", enrolled),
+        FirstStep("Say who may enter: a group and a rule", "rule_create", in_force),
+    ]
+
+
+def people_counts(at: datetime) -> dict[str, int]:
+    people = Person.objects.with_status().filter(is_active=True).exclude(valid_until__lte=at)
+    return people.aggregate(
+        all=Count("pk"),
+        enrolled=Count("pk", filter=Q(is_enrolled_now=True)),
+        without_consent=Count("pk", filter=Q(has_consent_now=False)),
+    )
+
+
+def newest_attempts(limit: int) -> list[AccessAttempt]:
+    return list(
+        AccessAttempt.objects.select_related("person", "door", "door__site")
+        .annotate(site_name=F("door__site__name"))
+        .order_by("-received_at", "-id")[:limit]
+    )

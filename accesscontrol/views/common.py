@@ -1,0 +1,87 @@
+"""What the pages of this app share: saving a form, asking before something is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django.contrib import messages
+from django.core.paginator import Page, Paginator
+from django.db.models import Model, QuerySet
+from django.forms import BaseForm, ModelForm
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+
+from accesscontrol.configuration import delete_configuration, save_configuration
+
+PAGE_SIZE = 50
+
+
+def actor_of(request: HttpRequest) -> str:
+    """The name under which the audit log knows the signed-in user."""
+    return request.user.get_username()
+
+
+def sentence(message: str) -> str:
+    """A refusal's message as it stands on a page: with a capital letter and a full stop."""
+    return f"{message[:1].upper()}{message[1:].rstrip('.')}."
+
+
+def page_of(request: HttpRequest, rows: QuerySet[Any], size: int = PAGE_SIZE) -> Page[Any]:
+    return Paginator(rows, size).get_page(request.GET.get("page"))
+
+
+def edit(
+    request: HttpRequest,
+    form: ModelForm[Any],
+    *,
+    noun: str,
+    title: str,
+    back: str,
+    done: str,
+    then: Callable[[Any], str] | None = None,
+    template: str = "form.html",
+    **context: Any,
+) -> HttpResponse:
+    """Shows `form`; saves it with an audit entry when it is posted and valid, else shows it again as it was typed."""
+    if request.method == "POST" and form.is_valid():
+        thing = save_configuration(form=form, noun=noun, actor=actor_of(request), at=timezone.now())
+        messages.success(request, done.format(thing))
+        return redirect(then(thing) if then else back)
+    context |= {"form": form, "title": title, "back": back}
+    return render(request, template, context, status=422 if form.is_bound else 200)
+
+
+def confirm(
+    request: HttpRequest,
+    *,
+    title: str,
+    explanation: str,
+    verb: str,
+    back: str,
+    consequences: Sequence[str] = (),
+    danger: bool = True,
+    form: BaseForm | None = None,
+) -> HttpResponse:
+    """Asks before something is done. The caller acts on POST; Cancel leads `back`."""
+    context = {
+        "title": title,
+        "explanation": explanation,
+        "verb": verb,
+        "back": back,
+        "consequences": consequences,
+        "danger": danger,
+        "form": form,
+    }
+    return render(request, "confirm.html", context, status=422 if form is not None and form.is_bound else 200)
+
+
+def delete(request: HttpRequest, thing: Model, *, noun: str, back: str, explanation: str) -> HttpResponse:
+    """Deletes a piece of configuration after asking."""
+    if request.method == "POST":
+        name = str(thing)
+        delete_configuration(thing=thing, noun=noun, actor=actor_of(request), at=timezone.now())
+        messages.success(request, f"“{name}” is deleted.")
+        return redirect(back)
+    return confirm(request, title=f"Delete “{thing}”?", explanation=explanation, verb="Delete", back=back)

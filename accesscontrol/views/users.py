@@ -1,0 +1,174 @@
+"""Users with their roles, tokens for connected systems, and what this system is and does not promise."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import uuid
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth import get_user_model
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_safe
+
+from accesscontrol.configuration import save_configuration
+from accesscontrol.forms import TokenForm, UserForm
+from accesscontrol.models import ApiToken, Scope
+from accesscontrol.roles import ROLE_EXPLANATIONS, Role, roles_of
+from accesscontrol.services import AccessRefused, create_api_token, revoke_api_token
+from accesscontrol.views.common import actor_of, confirm, edit, sentence
+from audit.services import record
+
+FORM_METHODS = ["GET", "POST"]
+
+
+@require_safe
+def users(request: HttpRequest) -> HttpResponse:
+    rows = get_user_model().objects.prefetch_related("groups").order_by("username")
+    listed = [(row, [role.value for role in Role if role in roles_of(row)]) for row in rows]
+    return render(request, "users/list.html", {"users": listed, "roles": ROLE_EXPLANATIONS.items()})
+
+
+@never_cache
+@require_http_methods(FORM_METHODS)
+def user_create(request: HttpRequest) -> HttpResponse:
+    form = UserForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        password = _new_password()
+        form.instance.set_password(password)
+        created = save_configuration(form=form, noun="user", actor=actor_of(request), at=timezone.now())
+        return render(request, "users/password.html", {"person": created, "password": password, "new": True})
+    context = {
+        "form": form,
+        "title": "Add a user",
+        "explanation": "Users sign in to these pages. People who only walk through doors need no user.",
+        "back": reverse("users"),
+        "verb": "Add and show the first password",
+    }
+    return render(request, "form.html", context, status=422 if form.is_bound else 200)
+
+
+@require_http_methods(FORM_METHODS)
+def user_edit(request: HttpRequest, user_id: int) -> HttpResponse:
+    found = get_object_or_404(get_user_model(), pk=user_id)
+    return edit(
+        request,
+        UserForm(request.POST or None, instance=found),
+        noun="user",
+        title=f"Edit {found.get_username()}",
+        back=reverse("users"),
+        done="{} is saved. The roles hold from the next click on.",
+        template="users/form.html",
+        subject=found,
+    )
+
+
+@never_cache
+@require_http_methods(FORM_METHODS)
+def user_password(request: HttpRequest, user_id: int) -> HttpResponse:
+    """A new first password for somebody who lost theirs; signs them out everywhere."""
+    found = get_object_or_404(get_user_model(), pk=user_id)
+    if request.method == "POST":
+        password = _new_password()
+        with transaction.atomic():
+            found.set_password(password)
+            found.save(update_fields=["password"])
+            record(kind="user.password_reset", actor=actor_of(request), at=timezone.now(), subject=f"user:{found.pk}")
+        return render(request, "users/password.html", {"person": found, "password": password, "new": False})
+    return confirm(
+        request,
+        title=f"New password for {found.get_username()}?",
+        explanation="The old password stops working and the user is signed out everywhere. A second step stays on.",
+        verb="Make a new password",
+        back=reverse("users"),
+    )
+
+
+def _new_password() -> str:
+    return "-".join(secrets.token_hex(3) for _ in range(4))
+
+
+@require_safe
+def tokens(request: HttpRequest) -> HttpResponse:
+    return render(request, "users/tokens.html", {"tokens": _visible(request), "now": timezone.now()})
+
+
+def _visible(request: HttpRequest) -> Any:
+    """An integrator sees the tokens they made; an administrator sees all."""
+    if Role.ADMINISTRATOR in roles_of(request.user):
+        return ApiToken.objects.all()
+    return ApiToken.objects.filter(created_by=actor_of(request))
+
+
+def _grantable(request: HttpRequest) -> list[tuple[str, str]]:
+    """Erasing people and reading the audit log are for administrators to hand out."""
+    if Role.ADMINISTRATOR in roles_of(request.user):
+        return [(scope.value, f"{scope.label}") for scope in Scope]
+    kept = {Scope.PEOPLE_ERASE, Scope.AUDIT_READ, Scope.RULES_WRITE}
+    return [(scope.value, f"{scope.label}") for scope in Scope if scope not in kept]
+
+
+@never_cache
+@require_http_methods(FORM_METHODS)
+def token_create(request: HttpRequest) -> HttpResponse:
+    form = TokenForm(request.POST or None, scopes=_grantable(request))
+    if request.method == "POST" and form.is_valid():
+        try:
+            token, secret = create_api_token(
+                name=form.cleaned_data["name"],
+                scopes=form.cleaned_data["scopes"],
+                actor=actor_of(request),
+                at=timezone.now(),
+            )
+        except AccessRefused as refusal:
+            form.add_error("name" if refusal.code == "name_taken" else "scopes", sentence(refusal.message))
+        else:
+            return render(request, "users/token.html", {"token": token, "secret": secret})
+    context = {
+        "form": form,
+        "title": "Make an API token",
+        "explanation": "A token lets another system speak to Lintel's API within the limits you tick.",
+        "back": reverse("tokens"),
+        "verb": "Make and show the token",
+    }
+    return render(request, "form.html", context, status=422 if form.is_bound else 200)
+
+
+@require_http_methods(FORM_METHODS)
+def token_revoke(request: HttpRequest, token_id: uuid.UUID) -> HttpResponse:
+    token = get_object_or_404(_visible(request), pk=token_id)
+    if request.method == "POST":
+        revoke_api_token(token=token, actor=actor_of(request), at=timezone.now())
+        messages.success(request, f"“{token.name}” is revoked. Whoever uses it is refused from now on.")
+        return redirect("tokens")
+    return confirm(
+        request,
+        title=f"Revoke “{token.name}”?",
+        explanation="The system that uses this token is refused at once. A revoked token cannot be brought back.",
+        verb="Revoke",
+        back=reverse("tokens"),
+    )
+
+
+@require_safe
+def about(request: HttpRequest) -> HttpResponse:
+    """The model and its privacy profile in numbers, and what is not protected in words."""
+    return render(request, "about.html", {"facts": model_facts(), "mode": settings.LINTEL_MODE})
+
+
+def model_facts() -> dict[str, Any]:
+    """From the model folder's own public files, so that the page cannot promise more than the model says."""
+    folder = settings.BASE_DIR / "recognition" / "models" / settings.LINTEL_MODEL
+    try:
+        model = json.loads((folder / "model.json").read_text())
+        profile = json.loads((folder / "profile.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return {"model": model, "profile": profile}

@@ -1,0 +1,103 @@
+"""What people at the desk type about other people. Forms check shape; services keep the rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.utils import timezone
+
+from enrollment.consent_texts import CONSENT_TEXTS
+from enrollment.models import Consent, Person
+
+
+class LocalMoment(forms.DateTimeField):
+    """A date and time as the browser's own control writes it, read in the reader's time zone."""
+
+    widget = forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M")
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(input_formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"], **arguments)
+
+
+class PersonForm(forms.ModelForm[Person]):
+    valid_from = LocalMoment(label="Valid from", required=False, help_text="Empty means from now on.")
+    valid_until = LocalMoment(label="Valid until", required=False, help_text="Empty means without end.")
+
+    class Meta:
+        model = Person
+        fields = ("full_name", "kind", "email", "external_id", "valid_from", "valid_until", "is_active")
+        labels = {"full_name": "Full name", "external_id": "Number elsewhere", "is_active": "Switched on"}
+        help_texts = {
+            "external_id": "The number this person has in another system, such as a badge or staff number.",
+            "is_active": "A person who is switched off is recognised and refused.",
+        }
+        widgets = {"full_name": forms.TextInput(attrs={"autocomplete": "off", "autofocus": True})}
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        if self.instance._state.adding:
+            del self.fields["is_active"]
+            self.initial["valid_from"] = None
+
+    def clean_full_name(self) -> str:
+        return " ".join(self.cleaned_data["full_name"].split())
+
+    def clean_valid_from(self) -> Any:
+        if self.cleaned_data["valid_from"]:
+            return self.cleaned_data["valid_from"]
+        return timezone.now() if self.instance._state.adding else self.instance.valid_from
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        first, last = data.get("valid_from"), data.get("valid_until")
+        if first and last and last <= first:
+            self.add_error("valid_until", "The end must be later than the beginning.")
+        return data
+
+
+class ConsentForm(forms.Form):
+    """Who agreed, in which language and how. The text itself is ours, never what the browser sends back."""
+
+    language = forms.ChoiceField(choices=[(text.language, text.language_name) for text in CONSENT_TEXTS])
+    method = forms.ChoiceField(label="How it was given", choices=Consent.Method.choices)
+    agreed = forms.BooleanField(
+        label="The person has read this text, or had it read to them, and agrees.",
+        error_messages={"required": "Without the person's agreement nothing can be recorded."},
+    )
+
+
+class EraseForm(forms.Form):
+    """Typing the name is the second thought before something that cannot be undone."""
+
+    name = forms.CharField(
+        label="Type the person's full name to confirm",
+        required=False,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+    )
+
+    def __init__(self, *arguments: Any, person: Person, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.person = person
+
+    def clean_name(self) -> str:
+        typed = " ".join(self.cleaned_data["name"].split())
+        if typed.casefold() != self.person.full_name.casefold():
+            raise forms.ValidationError(f"That is not the name. Type “{self.person.full_name}” or cancel.")
+        return typed
+
+
+class PeopleFilterForm(forms.Form):
+    STATUS = (
+        ("", "any status"),
+        ("enrolled", "enrolled"),
+        ("not_enrolled", "not enrolled yet"),
+        ("no_consent", "no consent"),
+        ("inactive", "switched off"),
+        ("expired", "no longer valid"),
+    )
+    q = forms.CharField(
+        label="Search", required=False, max_length=100, widget=forms.TextInput(attrs={"type": "search", "placeholder": "name, e-mail or number"})
+    )
+    kind = forms.ChoiceField(required=False, choices=[("", "everybody"), *Person.Kind.choices])
+    status = forms.ChoiceField(required=False, choices=STATUS)

@@ -1,0 +1,19 @@
+"""Pages of enrollment. The profile and the start of an enrollment join doors and people, so accesscontrol serves them."""
+
+from django.urls import path
+
+from enrollment import views
+
+urlpatterns = [
+    path("people/", views.people, name="people"),
+    path("people/new/", views.person_create, name="person_create"),
+    path("people/<uuid:person_id>/edit/", views.person_edit, name="person_edit"),
+    path("people/<uuid:person_id>/consent/", views.consent_create, name="consent_create"),
+    path("people/<uuid:person_id>/consent/withdraw/", views.consent_withdraw, name="consent_withdraw"),
+    path("people/<uuid:person_id>/erase/", views.person_erase, name="person_erase"),
+    path("people/erased/<uuid:person_id>/", views.erasure_certificate, name="erasure_certificate"),
+    path("people/enrollments/<uuid:enrollment_id>/", views.enrollment, name="enrollment"),
+    path("people/enrollments/<uuid:enrollment_id>/progress/", views.enrollment_progress, name="enrollment_progress"),
+    path("people/enrollments/<uuid:enrollment_id>/complete/", views.enrollment_complete, name="enrollment_complete"),
+    path("people/enrollments/<uuid:enrollment_id>/cancel/", views.enrollment_cancel, name="enrollment_cancel"),
+]

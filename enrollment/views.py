@@ -1,0 +1,232 @@
+"""Pages about people: the list, their data, consent, the progress of an enrollment, erasure."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from enrollment import services
+from enrollment.consent_texts import CONSENT_TEXTS, consent_text
+from enrollment.forms import ConsentForm, EraseForm, PeopleFilterForm, PersonForm
+from enrollment.models import Enrollment, ErasureCertificate, Person
+from enrollment.services import EnrollmentRefused
+
+PAGE_SIZE = 50
+FORM_METHODS = ["GET", "POST"]
+
+
+@require_safe
+def people(request: HttpRequest) -> HttpResponse:
+    form = PeopleFilterForm(request.GET)
+    asked = form.cleaned_data if form.is_valid() else {}
+    found = _with_status(asked.get("status", ""), Person.objects.with_status().matching(asked.get("q", "")))
+    if asked.get("kind"):
+        found = found.filter(kind=asked["kind"])
+    page = Paginator(found, PAGE_SIZE).get_page(request.GET.get("page"))
+    now = timezone.now()
+    for person in page:
+        person.expired_now = person.is_expired(now)
+    return render(request, "people/list.html", {"page": page, "form": form, "filtered": any(asked.values())})
+
+
+def _with_status(status: str, found: QuerySet[Any]) -> QuerySet[Any]:
+    if status == "enrolled":
+        return found.filter(is_enrolled_now=True)
+    if status == "not_enrolled":
+        return found.filter(is_enrolled_now=False)
+    if status == "no_consent":
+        return found.filter(has_consent_now=False)
+    if status == "inactive":
+        return found.filter(is_active=False)
+    if status == "expired":
+        return found.filter(valid_until__lte=timezone.now())
+    return found
+
+
+@require_http_methods(FORM_METHODS)
+def person_create(request: HttpRequest) -> HttpResponse:
+    form = PersonForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            person = services.register_person(**form.cleaned_data, actor=_actor(request), at=timezone.now())
+        except EnrollmentRefused as refusal:
+            form.add_error(_field_of(refusal), refusal.message)
+        else:
+            messages.success(request, f"{person.full_name} is on record. Record consent next, then enroll the face.")
+            return redirect("person", person.pk)
+    context = {"form": form, "title": "Add a person", "back": reverse("people"), "back_label": "People", "verb": "Add"}
+    return render(request, "form.html", context, status=422 if form.is_bound else 200)
+
+
+@require_http_methods(FORM_METHODS)
+def person_edit(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
+    person = get_object_or_404(Person, pk=person_id)
+    name = person.full_name
+    form = PersonForm(request.POST or None, instance=person)
+    if request.method == "POST" and form.is_valid():
+        changes = {field: form.cleaned_data[field] for field in form.changed_data}
+        try:
+            services.update_person(person=person, changes=changes, actor=_actor(request), at=timezone.now())
+        except EnrollmentRefused as refusal:
+            form.add_error(_field_of(refusal), refusal.message)
+        else:
+            messages.success(request, f"{form.cleaned_data['full_name']} is saved.")
+            return redirect("person", person_id)
+    back = reverse("person", args=[person_id])
+    context = {"form": form, "title": f"Edit {name}", "back": back, "back_label": name}
+    return render(request, "form.html", context, status=422 if form.is_bound else 200)
+
+
+@require_http_methods(FORM_METHODS)
+def consent_create(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
+    """Shows the text in one language and records that the person agreed to exactly this text."""
+    person = get_object_or_404(Person, pk=person_id)
+    language = request.POST.get("language") or request.GET.get("language") or CONSENT_TEXTS[0].language
+    shown = consent_text(language) or CONSENT_TEXTS[0]
+    form = ConsentForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            services.record_consent(
+                person=person,
+                text=shown.text,
+                version=shown.version,
+                language=shown.language,
+                method=form.cleaned_data["method"],
+                actor=_actor(request),
+                at=timezone.now(),
+            )
+        except EnrollmentRefused as refusal:
+            form.add_error(None, refusal.message)
+        else:
+            messages.success(request, f"The consent of {person.full_name} is recorded.")
+            return redirect("person", person_id)
+    context = {"person": person, "texts": CONSENT_TEXTS, "shown": shown, "form": form}
+    return render(request, "people/consent.html", context, status=422 if form.is_bound else 200)
+
+
+@require_http_methods(FORM_METHODS)
+def consent_withdraw(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
+    person = get_object_or_404(Person, pk=person_id)
+    if request.method == "POST":
+        try:
+            services.withdraw_consent(person=person, actor=_actor(request), at=timezone.now())
+        except EnrollmentRefused as refusal:
+            messages.error(request, refusal.message.capitalize() + ".")
+        else:
+            messages.success(request, f"Consent withdrawn. {person.full_name}'s templates and their key are destroyed.")
+        return redirect("person", person_id)
+    context = {
+        "title": f"Withdraw the consent of {person.full_name}?",
+        "explanation": "The person asks not to be recognised any more. This takes effect at once.",
+        "consequences": [
+            "All face templates and the key they are sealed with are destroyed; this cannot be undone.",
+            "Doors no longer recognise this person. Offer another way in, such as a card.",
+            "The name and the entries in the audit log stay. To remove those too, erase the person.",
+        ],
+        "verb": "Withdraw consent",
+        "danger": True,
+        "back": reverse("person", args=[person_id]),
+    }
+    return render(request, "confirm.html", context)
+
+
+@require_http_methods(FORM_METHODS)
+def person_erase(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
+    person = get_object_or_404(Person, pk=person_id)
+    form = EraseForm(request.POST or None, person=person)
+    if request.method == "POST" and form.is_valid():
+        try:
+            services.erase_person(person_id=person.pk, actor=_actor(request), at=timezone.now())
+        except EnrollmentRefused as refusal:
+            form.add_error(None, refusal.message)
+        else:
+            return redirect("erasure_certificate", person_id)
+    context = {
+        "title": f"Erase {person.full_name}?",
+        "explanation": "Everything that identifies this person is destroyed. Nobody can bring it back, we cannot either.",
+        "consequences": [
+            "The person's key is destroyed first, so every copy of the templates becomes unreadable.",
+            "Name, e-mail, number, consents, enrollments and group memberships are deleted.",
+            "Entries in the audit log stay in their place, with the personal fields unreadable.",
+            "You get a certificate that says what was erased and when. It does not name the person.",
+        ],
+        "form": form,
+        "verb": "Erase for good",
+        "danger": True,
+        "back": reverse("person", args=[person_id]),
+    }
+    return render(request, "confirm.html", context, status=422 if form.is_bound else 200)
+
+
+@never_cache
+@require_safe
+def erasure_certificate(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
+    record = get_object_or_404(ErasureCertificate, pk=person_id)
+    text = json.dumps(record.certificate, indent=2, ensure_ascii=False, sort_keys=True)
+    if "download" in request.GET:
+        response = HttpResponse(text, content_type="application/json")
+        response["Content-Disposition"] = f'attachment; filename="erasure-{record.pk}.json"'
+        return response
+    return render(request, "people/erased.html", {"record": record, "text": text})
+
+
+@never_cache
+@require_safe
+def enrollment(request: HttpRequest, enrollment_id: uuid.UUID) -> HttpResponse:
+    """The progress of an enrollment; follows it live, and by reloading without script."""
+    return render(request, "people/enrollment.html", _progress(enrollment_id))
+
+
+@never_cache
+@require_safe
+def enrollment_progress(request: HttpRequest, enrollment_id: uuid.UUID) -> HttpResponse:
+    return render(request, "people/_enrollment.html", _progress(enrollment_id))
+
+
+def _progress(enrollment_id: uuid.UUID) -> dict[str, Any]:
+    found = get_object_or_404(Enrollment.objects.select_related("person", "duplicate_of"), pk=enrollment_id)
+    steps = [number < found.captures_accepted for number in range(found.captures_wanted)]
+    advice = services.MESSAGES.get(found.last_reason, "") if found.last_reason else ""
+    return {"enrollment": found, "steps": steps, "advice": advice}
+
+
+@require_POST
+def enrollment_complete(request: HttpRequest, enrollment_id: uuid.UUID) -> HttpResponse:
+    found = get_object_or_404(Enrollment, pk=enrollment_id)
+    accepted = request.POST.get("accept_duplicate") == "yes"
+    try:
+        services.complete_enrollment(
+            enrollment=found, accept_duplicate=accepted, actor=_actor(request), at=timezone.now()
+        )
+    except EnrollmentRefused as refusal:
+        messages.error(request, refusal.message)
+    return redirect("enrollment", enrollment_id)
+
+
+@require_POST
+def enrollment_cancel(request: HttpRequest, enrollment_id: uuid.UUID) -> HttpResponse:
+    found = get_object_or_404(Enrollment, pk=enrollment_id)
+    try:
+        services.cancel_enrollment(enrollment=found, actor=_actor(request), at=timezone.now())
+    except EnrollmentRefused as refusal:
+        messages.error(request, refusal.message)
+    return redirect("enrollment", enrollment_id)
+
+
+def _field_of(refusal: EnrollmentRefused) -> str | None:
+    return "external_id" if refusal.code == "external_id_taken" else None
+
+
+def _actor(request: HttpRequest) -> str:
+    return request.user.get_username()
