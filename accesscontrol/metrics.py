@@ -19,6 +19,11 @@ LATENCY = Histogram(
 REQUESTS_REFUSED = Counter(
     "lintel_terminal_requests_refused", "Requests of terminals refused before an attempt existed, by code.", ["code"]
 )
+MODEL = Histogram(
+    "lintel_model_seconds",
+    "Seconds of one capture in the model, waiting for company in its batch included.",
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0),
+)
 
 
 def observe_attempt(*, granted: bool, reason: str, seconds: float) -> None:
@@ -30,6 +35,10 @@ def observe_attempt(*, granted: bool, reason: str, seconds: float) -> None:
 
 def observe_refused_request(*, code: str) -> None:
     REQUESTS_REFUSED.labels(code=code).inc()
+
+
+def observe_model(*, seconds: float) -> None:
+    MODEL.observe(seconds)
 
 
 def exposition() -> bytes:

@@ -1,0 +1,102 @@
+"""What workers do for doors. Tasks take ids only, may be delivered twice or killed anywhere, and leave rules to services.
+
+A capture is handed out once. A worker that is killed after taking it has taken it away: the redelivered task finds
+nothing and the attempt ends denied. Whoever settles first wins; everybody after changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from uuid import UUID
+
+from celery import shared_task
+from django.utils import timezone
+
+from accesscontrol import metrics, services
+from accesscontrol.models import AccessAttempt
+from accesscontrol.policy import Match, Reason
+from enrollment import gallery, payloads
+from recognition.payload import PayloadError, unpack
+
+log = logging.getLogger(__name__)
+
+PEOPLE_COMPARED = 3  # the best, and whoever is too close to it
+
+
+class CannotIdentify(Exception):
+    """The search did not happen; the attempt is settled with this reason."""
+
+    def __init__(self, fault: Reason, detail: str = "") -> None:
+        super().__init__(fault)
+        self.fault = fault
+        self.detail = detail
+
+
+@shared_task(name=services.IDENTIFY_TASK, acks_late=True, reject_on_worker_lost=True, ignore_result=True)
+def identify(attempt_id: str, sequence: int) -> None:
+    """Who stands at the door? Searches the whole gallery, not only people with a rule here, so that a stranger and a
+    person without access are told apart; then settles."""
+    attempt = AccessAttempt.objects.filter(pk=attempt_id).only("state", "deadline_at", "payload_key").first()
+    if attempt is None or attempt.state == AccessAttempt.State.SETTLED:
+        return
+    if timezone.now() >= attempt.deadline_at:
+        services.settle_attempt(attempt_id=attempt.pk)
+        return
+    try:
+        _search_and_settle(attempt.pk, attempt.payload_key, sequence)
+    except CannotIdentify as refusal:
+        services.settle_attempt(attempt_id=attempt.pk, fault=refusal.fault, detail=refusal.detail)
+
+
+def _search_and_settle(attempt_id: UUID, payload_key: str, sequence: int) -> None:
+    payload = _take(payload_key)
+    try:
+        model = gallery.recognizer()
+        features = unpack(payload, model.recognizer.profiles)
+        started = time.perf_counter()
+        embedding = model.embed_one(features)
+        metrics.observe_model(seconds=time.perf_counter() - started)
+        people = gallery.gallery()
+        people.catch_up(sequence)
+        found = people.search(embedding, PEOPLE_COMPARED, at_sequence=sequence)
+        size = len(people)
+        threshold = gallery.match_threshold(features.profile_hash)
+    except PayloadError as error:
+        raise CannotIdentify(Reason.PAYLOAD_REFUSED, error.code) from error
+    except gallery.GalleryBehind as error:
+        log.warning("attempt %s: %s", attempt_id, error)
+        raise CannotIdentify(Reason.RECOGNIZER_FAULT, "gallery_behind") from error
+    except Exception as error:  # whatever goes wrong in a model, the door stays shut and says so
+        log.exception("attempt %s could not be identified", attempt_id)
+        raise CannotIdentify(Reason.RECOGNIZER_FAULT, "recognizer_fault") from error
+    services.settle_attempt(
+        attempt_id=attempt_id,
+        candidates=[Match(str(match.person_id), match.score) for match in found],
+        gallery_size=size,
+        threshold=threshold,
+        model=gallery.model_id(),
+    )
+
+
+def _take(payload_key: str) -> bytes:
+    try:
+        payload = payloads.take(payload_key) if payload_key else None
+    except payloads.PayloadStoreUnavailable as error:
+        raise CannotIdentify(Reason.RECOGNIZER_FAULT, error.code) from error
+    if payload is None:
+        raise CannotIdentify(Reason.PAYLOAD_MISSING)
+    return payload
+
+
+@shared_task(name="accesscontrol.tasks.expire_attempts", ignore_result=True)
+def expire_attempts() -> int:
+    """Every few seconds: what nobody answered ends denied."""
+    return services.expire_attempts(at=timezone.now())
+
+
+@shared_task(name="accesscontrol.tasks.watch", ignore_result=True)
+def watch() -> None:
+    """Every minute: terminals that fell silent, nonces that may be forgotten."""
+    services.watch_terminals(at=timezone.now())
+    services.forget_nonces(at=timezone.now())
