@@ -23,6 +23,8 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
 RECOGNITION_QUEUE = "recognition"
+#: Loads the model and the gallery of the process that runs it.
+WARM_UP_TASK = "accesscontrol.tasks.warm_up"
 log = structlog.get_logger(__name__)
 
 
@@ -32,7 +34,7 @@ def dispatch(task_name: str, **kwargs: Any) -> None:
     `kwargs` must be JSON: ids and sequence numbers, never a payload. An error while handing over is logged and does
     not reach the caller: what it asked for is committed, and the deadline of an attempt settles it as denied.
     """
-    transaction.on_commit(partial(_hand_over, task_name, kwargs), robust=False)
+    transaction.on_commit(partial(_hand_over, task_name, kwargs))
 
 
 def _hand_over(task_name: str, kwargs: dict[str, Any]) -> None:
@@ -50,15 +52,22 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=settings.LINTEL_EMBEDDED_THREADS, thread_name_prefix="lintel-task")
 
 
-def run_here(task_name: str, kwargs: dict[str, Any]) -> None:
-    """Run a task on this thread, as a worker would: retries honoured, errors logged, connections given back."""
+def run_here(task_name: str, kwargs: dict[str, Any]) -> bool:
+    """Run a task on this thread, as a worker would: errors logged, connections given back. True when it succeeded."""
     try:
-        app.loader.import_default_modules()
-        app.tasks[task_name].apply(kwargs=kwargs, throw=True)
+        _tasks()[task_name].apply(kwargs=kwargs, throw=True)
     except Exception:
         log.exception("task_failed", task=task_name)
+        return False
     finally:
         close_old_connections()
+    return True
+
+
+@cache
+def _tasks() -> dict[str, Any]:
+    app.loader.import_default_modules()
+    return app.tasks  # type: ignore[no-any-return]
 
 
 def wait_for_embedded_tasks(timeout_s: float = 30.0) -> None:

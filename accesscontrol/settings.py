@@ -50,7 +50,7 @@ if not PRODUCTION and not any(name in env.values for name in ("LINTEL_SECRET_KEY
     LINTEL_SECRETS_ARE_EPHEMERAL = True
     env.values = {**env.values, **generate_secrets(os.urandom, key_id="ephemeral")}
 
-SECRET_KEY = env.required("LINTEL_SECRET_KEY", "it signs sessions; `manage.py set_up --print-secrets` makes one")
+SECRET_KEY = env.required("LINTEL_SECRET_KEY", "it signs sessions; `manage.py generate_secrets --print` makes one")
 if SECRET_KEY and (_weakness := secret_key_problem(SECRET_KEY)):
     env.problems.append(f"LINTEL_SECRET_KEY is weak: {_weakness}")
 #: Lists of (id, 32 bytes), newest first: seal the data keys of people; rotate templates; sign replies and checkpoints.
@@ -58,7 +58,7 @@ LINTEL_KEY_ENCRYPTION_KEYS = env.keys("LINTEL_KEY_ENCRYPTION_KEYS")
 LINTEL_GALLERY_KEYS = env.keys("LINTEL_GALLERY_KEYS")
 LINTEL_SIGNING_KEYS = env.keys("LINTEL_SIGNING_KEYS")
 for _name in KEY_LISTS:
-    env.required(_name, "a list id:base64 of 32 random bytes each; `manage.py set_up --print-secrets` makes one")
+    env.required(_name, "a list id:base64 of 32 random bytes each; `manage.py generate_secrets --print` makes one")
 _all_keys = [key for keys in (LINTEL_KEY_ENCRYPTION_KEYS, LINTEL_GALLERY_KEYS, LINTEL_SIGNING_KEYS) for _, key in keys]
 if len(set(_all_keys)) != len(_all_keys):
     env.problems.append("one key serves two purposes: every key list needs keys of its own")
@@ -142,6 +142,22 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 60, "socket_timeout": 5, "socket_connect_timeout": 2}
 # An attempt whose broker is gone must be refused at once and not after minutes of retries.
 CELERY_TASK_PUBLISH_RETRY = False
+
+CELERY_IMPORTS = ["accesscontrol.worker"]
+#: How enrollment, which knows no queue, hands work over.
+LINTEL_DISPATCH = "accesscontrol.celery.dispatch"
+#: Task name -> seconds. A thread runs them in an embedded server, Celery's beat in production.
+LINTEL_PERIODIC_TASKS = {
+    "accesscontrol.tasks.expire_attempts": 2.0,
+    "accesscontrol.tasks.watch": 60.0,
+    "enrollment.tasks.expire": 60.0,
+}
+CELERY_BEAT_SCHEDULE = {
+    # An entry that no worker took in time is worth nothing: the next one does the same.
+    name: {"task": name, "schedule": seconds, "options": {"expires": seconds}}
+    for name, seconds in LINTEL_PERIODIC_TASKS.items()
+}
+CELERY_BEAT_SCHEDULE_FILENAME = str(LINTEL_DATA_DIR / "beat-schedule")
 
 # -- Applications -----------------------------------------------------------------------------------------------
 
@@ -282,7 +298,7 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "accesscontrol.api.problem_response",
+    "EXCEPTION_HANDLER": "accesscontrol.problems.problem_response",
     "UNAUTHENTICATED_USER": None,
     "NUM_PROXIES": LINTEL_PROXY_HOPS,
 }

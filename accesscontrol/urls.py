@@ -6,21 +6,26 @@ from importlib.util import find_spec
 
 from django.contrib import admin
 from django.urls import include, path
-from drf_spectacular.views import SpectacularAPIView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from accesscontrol import health
+from accesscontrol import health, live
 
 urlpatterns = [
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
     path("metrics", health.metrics, name="metrics"),
     path("admin/", admin.site.urls),
+    path("events/", live.events, name="events"),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
+    path(
+        "api/docs/",
+        SpectacularSwaggerSplitView.as_view(template_name="api/documentation.html"),
+        name="api_documentation",
+    ),
 ]
 for prefix, module in (
     ("", "accesscontrol.pages"),
-    ("api/v1/", "accesscontrol.api_urls"),
-    ("", "enrollment.urls"),
+    ("api/v1/", "accesscontrol.api"),
     ("audit/", "audit.urls"),
 ):
     if find_spec(module):
