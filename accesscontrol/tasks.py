@@ -100,3 +100,9 @@ def watch() -> None:
     """Every minute: terminals that fell silent, nonces that may be forgotten."""
     services.watch_terminals(at=timezone.now())
     services.forget_nonces(at=timezone.now())
+
+
+@shared_task(name="accesscontrol.tasks.warm_up", ignore_result=True)
+def warm_up() -> None:
+    """When a process starts: brings model and gallery into memory, so that no person at a door waits for them."""
+    gallery.gallery().catch_up(0)

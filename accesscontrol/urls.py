@@ -25,7 +25,7 @@ urlpatterns = [
 ]
 for prefix, module in (
     ("", "accesscontrol.pages"),
-    ("api/v1/", "accesscontrol.api"),
+    ("api/v1/", "accesscontrol.api_urls"),
     ("audit/", "audit.urls"),
 ):
     if find_spec(module):
