@@ -11,6 +11,7 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
+import django_stubs_ext
 import structlog
 from django.core.exceptions import ImproperlyConfigured
 
@@ -22,6 +23,8 @@ from accesscontrol.environment import (
     parse_env_file,
     secret_key_problem,
 )
+
+django_stubs_ext.monkeypatch()  # lets code say `ModelForm[Site]`, which type checkers need
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 LINTEL_DATA_DIR = Path(os.environ.get("LINTEL_DATA_DIR") or BASE_DIR / ".lintel").resolve()
@@ -71,6 +74,10 @@ LINTEL_TARGET_FPIR = env.number("LINTEL_TARGET_FPIR", 0.01, minimum=1e-6, maximu
 LINTEL_ATTEMPT_DEADLINE_MS = env.integer("LINTEL_ATTEMPT_DEADLINE_MS", 3000, minimum=100, maximum=30_000)
 LINTEL_PAYLOAD_TTL_S = env.integer("LINTEL_PAYLOAD_TTL_S", 30, minimum=1, maximum=600)
 LINTEL_CLOCK_WINDOW_S = env.integer("LINTEL_CLOCK_WINDOW_S", 60, minimum=5, maximum=300)
+#: Name of this installation's audit log in its signed checkpoints; best the server's own name, such as doors.example.org/audit.
+LINTEL_AUDIT_ORIGIN = env.text("LINTEL_AUDIT_ORIGIN", "lintel.local/audit")
+if any(character.isspace() or character == "+" for character in LINTEL_AUDIT_ORIGIN):
+    env.problems.append("LINTEL_AUDIT_ORIGIN must be one word without a plus")
 #: Threads that run tasks inside an embedded process, and so the most captures one batch can hold there.
 LINTEL_EMBEDDED_THREADS = env.integer("LINTEL_EMBEDDED_THREADS", 8, minimum=1, maximum=64)
 
