@@ -1,4 +1,5 @@
-"""Every address of the API, with who may call it. Views of other apps answer nobody until a route here says who may."""
+"""Every address of the API, with who may call it. Views of other apps answer nobody until a route here says
+who may."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Who calls the API: a terminal by its signature, or a system by its token. People use pages and their session.
+"""Who calls the API: a terminal by its signature, or a system by its token. People use pages and their
+session.
 
 The kinds never mix: an operation names exactly one, and proof of another kind proves nothing there.
 """
@@ -37,7 +38,7 @@ TERMINAL_MAY: Mapping[str, frozenset[str]] = {
 }
 
 TERMINAL_RATE = "600/min"  # ten a second: polling, captures and a queue at the door together stay far below
-TOKEN_RATE = "600/min"
+TOKEN_RATE = "600/min"  # noqa: S105 (a rate, not a secret)
 PAIRING_RATE = "10/min"
 
 
@@ -96,7 +97,9 @@ class TerminalSignature(BaseAuthentication):
                 code="terminal_revoked",
             )
             metrics.observe_refused_request(code="terminal_revoked")
-            raise NotBelieved("terminal_revoked", "this terminal was revoked; ask an administrator to pair it again")
+            raise NotBelieved(
+                "terminal_revoked", "this terminal was revoked; ask an administrator to pair it again"
+            )
         created = datetime.fromtimestamp(signed.created, UTC)
         try:
             services.spend_nonce(terminal=terminal, nonce=signed.nonce, created=created, at=now)

@@ -1,4 +1,5 @@
-"""Which captures this server accepts, decided before a worker sees them. Knows the public profiles, never the weights."""
+"""Which captures this server accepts, decided before a worker sees them. Knows the public profiles, never the
+weights."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ DEFAULT_PROFILE = "profile.json"
 DESCRIPTION = "model.json"
 
 
-class NoProfiles(Exception):
-    """The configured model has no privacy profile: nothing could ever be accepted, so the server must not start."""
+class ProfilesMissingError(Exception):
+    """The configured model has no privacy profile: nothing could ever be accepted, so the server must not
+    start."""
 
 
 def model_folder(name: str) -> Path:
@@ -51,5 +53,5 @@ def _profiles_of(model: str) -> Mapping[str, PrivacyProfile]:
     try:
         profiles = [load_profile(path) for path in (folder / DEFAULT_PROFILE, *others)]
     except (OSError, ValueError) as error:
-        raise NoProfiles(f"model {model}: {error}") from error
+        raise ProfilesMissingError(f"model {model}: {error}") from error
     return {profile.hash: profile for profile in profiles}

@@ -1,6 +1,8 @@
-"""Wakes the request that waits for an attempt once it is settled. Carries no decision: who wakes reads the database.
+"""Wakes the request that waits for an attempt once it is settled. Carries no decision: who wakes reads the
+database.
 
-In one process the two meet at an event; across processes at a Redis list, which keeps the call for a waiter who comes
+In one process the two meet at an event; across processes at a Redis list, which keeps the call for a waiter
+who comes
 late. A call that is lost costs time, never safety: the waiter looks at its deadline anyway.
 """
 
@@ -21,7 +23,7 @@ MAX_EVENTS = 4096  # attempts announced to nobody, such as expired ones, push ea
 REDIS_SLACK_S = 2.0
 
 
-class DecisionsUnavailable(Exception):
+class DecisionsUnavailableError(Exception):
     """Redis is gone: nobody can be woken. The attempt ends denied."""
 
 
@@ -65,30 +67,37 @@ class InProcessBell:
 
 
 class RedisBell:
-    """One list per attempt: LPUSH calls, BLPOP waits. Both are atomic, so no order of the two misses the call."""
+    """One list per attempt: LPUSH calls, BLPOP waits. Both are atomic, so no order of the two misses the
+    call."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._redis = redis.Redis.from_url(url, socket_timeout=REDIS_SLACK_S, socket_connect_timeout=REDIS_SLACK_S)
+        self._redis = redis.Redis.from_url(
+            url, socket_timeout=REDIS_SLACK_S, socket_connect_timeout=REDIS_SLACK_S
+        )
         longest = settings.LINTEL_ATTEMPT_DEADLINE_MS / 1000 + REDIS_SLACK_S
-        self._waiting = redis.Redis.from_url(url, socket_timeout=longest, socket_connect_timeout=REDIS_SLACK_S)
+        self._waiting = redis.Redis.from_url(
+            url, socket_timeout=longest, socket_connect_timeout=REDIS_SLACK_S
+        )
 
     def announce(self, attempt_id: uuid.UUID) -> None:
         key = f"{PREFIX}{attempt_id}"
         try:
             self._redis.pipeline().lpush(key, b"1").expire(key, KEPT_S).execute()
         except redis.RedisError as error:
-            raise DecisionsUnavailable from error
+            raise DecisionsUnavailableError from error
 
     def wait(self, attempt_id: uuid.UUID, timeout_s: float) -> None:
         try:
             self._waiting.blpop([f"{PREFIX}{attempt_id}"], timeout=timeout_s)
         except redis.RedisError as error:
-            raise DecisionsUnavailable from error
+            raise DecisionsUnavailableError from error
 
 
 def _current() -> Bell:
-    return _redis_bell(settings.LINTEL_REDIS_URL) if settings.LINTEL_MODE == "production" else _in_process_bell()
+    return (
+        _redis_bell(settings.LINTEL_REDIS_URL) if settings.LINTEL_MODE == "production" else _in_process_bell()
+    )
 
 
 @cache

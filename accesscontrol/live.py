@@ -1,7 +1,9 @@
 """What happens now, as server-sent events for people who are signed in.
 
-Events say that something happened and carry ids and codes, never names: the page fetches what its reader may see.
-One process hands events to its own readers; several share them through a Redis channel. An event that is lost costs a
+Events say that something happened and carry ids and codes, never names: the page fetches what its reader may
+see.
+One process hands events to its own readers; several share them through a Redis channel. An event that is lost
+costs a
 refresh: pages fetch again whenever they connect.
 """
 
@@ -81,7 +83,8 @@ hub = Hub()
 
 
 def publish(topic: str, data: Mapping[str, Any]) -> None:
-    """After the commit of the transaction around the call (at once when there is none). Never fails the caller."""
+    """After the commit of the transaction around the call (at once when there is none). Never fails the
+    caller."""
     if topic not in TOPICS:
         raise ValueError(f"{topic} is no topic")
     text = json.dumps(data, separators=(",", ":"))
@@ -99,7 +102,10 @@ def _send(topic: str, text: str) -> None:
 
 
 def on_enrollment_progress(sender: object, progress: Mapping[str, Any], **_: Any) -> None:
-    publish("enrollment", {"id": progress["enrollment_id"], "state": progress["state"], "reason": progress["reason"]})
+    publish(
+        "enrollment",
+        {"id": progress["enrollment_id"], "state": progress["state"], "reason": progress["reason"]},
+    )
 
 
 def connect_signals() -> None:

@@ -1,4 +1,5 @@
-"""Sites, doors, terminals, rules, attempts. What must never be false is a constraint of the database, not only of this file."""
+"""Sites, doors, terminals, rules, attempts. What must never be false is a constraint of the database, not
+only of this file."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class Site(models.Model):
         constraints = [
             models.CheckConstraint(condition=~Q(name=""), name="site_has_a_name"),
             models.CheckConstraint(
-                condition=Q(locked_down=False, locked_down_at=None) | Q(locked_down=True, locked_down_at__isnull=False),
+                condition=Q(locked_down=False, locked_down_at=None)
+                | Q(locked_down=True, locked_down_at__isnull=False),
                 name="site_lock_down_has_a_moment",
             ),
         ]
@@ -60,7 +62,9 @@ class Zone(models.Model):
 
     class Meta:
         ordering = ["site", "name"]
-        constraints = [models.UniqueConstraint(fields=["site", "name"], name="zone_name_is_unique_in_its_site")]
+        constraints = [
+            models.UniqueConstraint(fields=["site", "name"], name="zone_name_is_unique_in_its_site")
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -77,7 +81,9 @@ class Door(models.Model):
 
     class Meta:
         ordering = ["site", "name"]
-        constraints = [models.UniqueConstraint(fields=["site", "name"], name="door_name_is_unique_in_its_site")]
+        constraints = [
+            models.UniqueConstraint(fields=["site", "name"], name="door_name_is_unique_in_its_site")
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -106,7 +112,9 @@ class Terminal(models.Model):
     name = models.CharField(max_length=100, unique=True)
     role = models.CharField(max_length=10, choices=Role.choices, default=Role.DOOR)
     door = models.ForeignKey(Door, on_delete=models.PROTECT, null=True, blank=True, related_name="terminals")
-    site = models.ForeignKey(Site, on_delete=models.PROTECT, null=True, editable=False, related_name="terminals")
+    site = models.ForeignKey(
+        Site, on_delete=models.PROTECT, null=True, editable=False, related_name="terminals"
+    )
     state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING, editable=False)
     key_id = models.CharField(max_length=128, unique=True, null=True, editable=False)
     public_key = models.BinaryField(null=True)
@@ -135,7 +143,8 @@ class Terminal(models.Model):
         return self.name
 
     def public_key_for(self, key_id: str, at: datetime) -> bytes | None:
-        """The key that may sign under `key_id` at this moment: the present one, or the previous within its grace."""
+        """The key that may sign under `key_id` at this moment: the present one, or the previous within its
+        grace."""
         if key_id == self.key_id and self.public_key is not None:
             return bytes(self.public_key)
         if (
@@ -185,14 +194,15 @@ class UsedNonce(models.Model):
 
 
 class Schedule(models.Model):
-    """Permitted hours of a week, on the clock of whichever site the door stands at; closed on that site's holidays."""
+    """Permitted hours of a week, on the clock of whichever site the door stands at; closed on that site's
+    holidays."""
 
     name = models.CharField(max_length=100, unique=True)
     weekly = models.JSONField(
         default=list,
         blank=True,
         validators=[require_weekly],
-        help_text='[{"day": 0, "from": "07:00", "to": "19:00"}], Monday is 0; an end before its beginning lies on the next day.',
+        help_text='[{"day": 0, "from": "22:00", "to": "06:00"}]: Monday is 0, this one ends on Tuesday.',
     )
 
     class Meta:
@@ -209,7 +219,9 @@ class Holiday(models.Model):
 
     class Meta:
         ordering = ["date"]
-        constraints = [models.UniqueConstraint(fields=["site", "date"], name="holiday_is_one_per_site_and_day")]
+        constraints = [
+            models.UniqueConstraint(fields=["site", "date"], name="holiday_is_one_per_site_and_day")
+        ]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.date})"
@@ -227,12 +239,15 @@ class AccessGroup(models.Model):
 
 
 class AccessRule(models.Model):
-    """Lets a group through doors at the hours of a schedule; without a schedule at any hour, holidays included."""
+    """Lets a group through doors at the hours of a schedule; without a schedule at any hour, holidays
+    included."""
 
     name = models.CharField(max_length=100, unique=True)
     group = models.ForeignKey(AccessGroup, on_delete=models.CASCADE, related_name="rules")
     doors = models.ManyToManyField(Door, blank=True, related_name="rules")
-    schedule = models.ForeignKey(Schedule, on_delete=models.PROTECT, null=True, blank=True, related_name="rules")
+    schedule = models.ForeignKey(
+        Schedule, on_delete=models.PROTECT, null=True, blank=True, related_name="rules"
+    )
     is_active = models.BooleanField(default=True)
     valid_from = models.DateTimeField(null=True, blank=True)
     valid_until = models.DateTimeField(null=True, blank=True)
@@ -266,9 +281,15 @@ class AccessAttempt(models.Model):
     nonce = models.CharField(max_length=128)
     state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING)
     granted = models.BooleanField(default=False)
-    reason = models.CharField(max_length=40, blank=True, choices=[(reason.value, reason.value) for reason in Reason])
-    detail = models.CharField(max_length=60, blank=True, help_text="A finer code, such as why a payload was refused.")
-    person = models.ForeignKey(Person, on_delete=models.SET_NULL, null=True, blank=True, related_name="attempts")
+    reason = models.CharField(
+        max_length=40, blank=True, choices=[(reason.value, reason.value) for reason in Reason]
+    )
+    detail = models.CharField(
+        max_length=60, blank=True, help_text="A finer code, such as why a payload was refused."
+    )
+    person = models.ForeignKey(
+        Person, on_delete=models.SET_NULL, null=True, blank=True, related_name="attempts"
+    )
     score = models.FloatField(null=True, blank=True)
     threshold = models.FloatField(null=True, blank=True)
     gallery_size = models.PositiveIntegerField(null=True, blank=True)
@@ -297,7 +318,9 @@ class AccessAttempt(models.Model):
             ),
             models.CheckConstraint(
                 condition=Q(granted=False) & ~Q(reason="granted")
-                | Q(granted=True, reason="granted", score__gte=F("threshold"), settled_at__lt=F("deadline_at")),
+                | Q(
+                    granted=True, reason="granted", score__gte=F("threshold"), settled_at__lt=F("deadline_at")
+                ),
                 name="attempt_is_granted_above_threshold_and_in_time",
             ),
         ]
@@ -315,7 +338,8 @@ class AccessAttempt(models.Model):
 
 
 class Presence(models.Model):
-    """The zone that a person was last let into. Absent: outside every zone of the site, as far as doors know."""
+    """The zone that a person was last let into. Absent: outside every zone of the site, as far as doors
+    know."""
 
     person = models.ForeignKey(Person, on_delete=models.CASCADE, related_name="presences")
     site = models.ForeignKey(Site, on_delete=models.CASCADE, related_name="presences")
@@ -323,7 +347,9 @@ class Presence(models.Model):
     since = models.DateTimeField()
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["person", "site"], name="presence_is_one_place_per_site")]
+        constraints = [
+            models.UniqueConstraint(fields=["person", "site"], name="presence_is_one_place_per_site")
+        ]
 
     def __str__(self) -> str:
         return f"{self.person_id} in {self.zone_id}"
@@ -343,7 +369,9 @@ class Alarm(models.Model):
     kind = models.CharField(max_length=30, choices=Kind.choices)
     site = models.ForeignKey(Site, on_delete=models.CASCADE, null=True, blank=True, related_name="alarms")
     door = models.ForeignKey(Door, on_delete=models.CASCADE, null=True, blank=True, related_name="alarms")
-    terminal = models.ForeignKey(Terminal, on_delete=models.CASCADE, null=True, blank=True, related_name="alarms")
+    terminal = models.ForeignKey(
+        Terminal, on_delete=models.CASCADE, null=True, blank=True, related_name="alarms"
+    )
     message = models.CharField(max_length=300)
     count = models.PositiveIntegerField(default=1)
     raised_at = models.DateTimeField()

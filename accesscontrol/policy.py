@@ -1,4 +1,5 @@
-"""Who may open which door when. Pure: every fact is a value, the moment is an argument, and what is not allowed is denied."""
+"""Who may open which door when. Pure: every fact is a value, the moment is an argument, and what is not
+allowed is denied."""
 
 from __future__ import annotations
 
@@ -49,32 +50,52 @@ class Explanation:
 EXPLANATIONS: Mapping[Reason, Explanation] = {
     Reason.GRANTED: Explanation("Welcome.", ""),
     Reason.GALLERY_EMPTY: Explanation("Nobody is enrolled yet.", "Enroll at least one person."),
-    Reason.NO_MATCH: Explanation("You were not recognized.", "Face the camera and try again, or ask at the desk."),
+    Reason.NO_MATCH: Explanation(
+        "You were not recognized.", "Face the camera and try again, or ask at the desk."
+    ),
     Reason.AMBIGUOUS_MATCH: Explanation(
-        "Two enrolled people look too alike to tell apart.", "Open by hand and enroll both again in good light."
+        "Two enrolled people look too alike to tell apart.",
+        "Open by hand and enroll both again in good light.",
     ),
     Reason.PERSON_INACTIVE: Explanation("This person's access is switched off.", "Ask an administrator."),
-    Reason.PERSON_NOT_YET_VALID: Explanation("This person's access has not begun yet.", "Come back on the first day."),
-    Reason.PERSON_EXPIRED: Explanation("This person's access has ended.", "Ask an administrator to extend it."),
-    Reason.CONSENT_MISSING: Explanation("There is no consent on record.", "Record consent at the desk, then enroll."),
-    Reason.NO_RULE: Explanation("No rule lets this person through this door.", "Ask an administrator for access."),
-    Reason.OUTSIDE_SCHEDULE: Explanation("It is outside the permitted hours.", "Come back within the permitted hours."),
+    Reason.PERSON_NOT_YET_VALID: Explanation(
+        "This person's access has not begun yet.", "Come back on the first day."
+    ),
+    Reason.PERSON_EXPIRED: Explanation(
+        "This person's access has ended.", "Ask an administrator to extend it."
+    ),
+    Reason.CONSENT_MISSING: Explanation(
+        "There is no consent on record.", "Record consent at the desk, then enroll."
+    ),
+    Reason.NO_RULE: Explanation(
+        "No rule lets this person through this door.", "Ask an administrator for access."
+    ),
+    Reason.OUTSIDE_SCHEDULE: Explanation(
+        "It is outside the permitted hours.", "Come back within the permitted hours."
+    ),
     Reason.HOLIDAY: Explanation("The site is closed for a holiday.", "Come back after the holiday."),
     Reason.DOOR_INACTIVE: Explanation("This door is switched off.", "Use another door."),
     Reason.SITE_LOCKED_DOWN: Explanation("The site is locked down.", "Follow the guards' instructions."),
-    Reason.TERMINAL_REVOKED: Explanation("This terminal is no longer trusted.", "Ask an administrator to pair it again."),
+    Reason.TERMINAL_REVOKED: Explanation(
+        "This terminal is no longer trusted.", "Ask an administrator to pair it again."
+    ),
     Reason.WRONG_SITE: Explanation(
         "This terminal was paired for another site.", "Ask an administrator to pair it again for this door."
     ),
     Reason.ANTI_PASSBACK: Explanation(
         "This person is inside already.", "Leave through a door first; a guard can correct a mistake."
     ),
-    Reason.DEADLINE_PASSED: Explanation("The answer came too late.", "Try again; if it persists, check the workers."),
+    Reason.DEADLINE_PASSED: Explanation(
+        "The answer came too late.", "Try again; if it persists, check the workers."
+    ),
     Reason.PAYLOAD_MISSING: Explanation("The capture was gone before it was looked at.", "Try again."),
     Reason.PAYLOAD_REFUSED: Explanation(
-        "The capture was not acceptable.", "Try again; if it persists, update the terminal and its privacy profile."
+        "The capture was not acceptable.",
+        "Try again; if it persists, update the terminal and its privacy profile.",
     ),
-    Reason.RECOGNIZER_FAULT: Explanation("Recognition failed.", "Try again; if it persists, check the workers."),
+    Reason.RECOGNIZER_FAULT: Explanation(
+        "Recognition failed.", "Try again; if it persists, check the workers."
+    ),
 }
 
 
@@ -108,7 +129,8 @@ class Interval:
 
 
 def read_weekly(document: object) -> tuple[Interval, ...]:
-    """`[{"day": 0, "from": "07:00", "to": "19:00"}, ...]` as intervals. Raises ValueError on anything else."""
+    """`[{"day": 0, "from": "07:00", "to": "19:00"}, ...]` as intervals. Raises ValueError on anything
+    else."""
     if not isinstance(document, Sequence) or isinstance(document, str | bytes):
         raise ValueError("a weekly schedule is a list of intervals")
     intervals = []
@@ -153,7 +175,8 @@ class PersonFacts:
 
 @dataclass(frozen=True)
 class RuleFacts:
-    """One rule whose group holds this person and whose doors hold this door. `weekly` None means at any hour."""
+    """One rule whose group holds this person and whose doors hold this door. `weekly` None means at any
+    hour."""
 
     is_active: bool
     valid_from: datetime | None
@@ -163,7 +186,8 @@ class RuleFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything a decision depends on but the moment. `fault` is a reason why there are no matches at all."""
+    """Everything a decision depends on but the moment. `fault` is a reason why there are no matches at
+    all."""
 
     deadline: datetime
     terminal_is_active: bool
@@ -186,7 +210,8 @@ class Facts:
 
 @dataclass(frozen=True)
 class Decision:
-    """`person_id` names whom the door took the visitor for, also when refused; None when nobody was made out."""
+    """`person_id` names whom the door took the visitor for, also when refused; None when nobody was made
+    out."""
 
     granted: bool
     reason: Reason
@@ -197,8 +222,10 @@ class Decision:
 def decide(facts: Facts, at: datetime) -> Decision:
     """Grant or refuse, at the aware moment `at`.
 
-    The order goes from what concerns everybody to what concerns one person, so that a refusal says as little about a
-    person as it must: too late, the terminal, the door, the site, the capture, the match, the person, the rules.
+    The order goes from what concerns everybody to what concerns one person, so that a refusal says as little
+    about a
+    person as it must: too late, the terminal, the door, the site, the capture, the match, the person, the
+    rules.
     """
     refusal = _refuse_anybody(facts, at)
     if refusal is not None:
@@ -218,7 +245,8 @@ def decide(facts: Facts, at: datetime) -> Decision:
 
 
 def rank(matches: Iterable[Match]) -> tuple[Match, ...]:
-    """One match per person, the best score each, best first; equal scores by person so that order is no accident."""
+    """One match per person, the best score each, best first; equal scores by person so that order is no
+    accident."""
     best: dict[str, Match] = {}
     for match in matches:
         known = best.get(match.person_id)
@@ -230,7 +258,8 @@ def rank(matches: Iterable[Match]) -> tuple[Match, ...]:
 def is_open(rule: RuleFacts, *, at: datetime, time_zone: str, holidays: frozenset[date]) -> Reason:
     """GRANTED when this rule opens at `at`, otherwise why not: NO_RULE, HOLIDAY or OUTSIDE_SCHEDULE.
 
-    Hours are wall-clock hours of the site: in the hour that the clock repeats in autumn an interval holds twice. A
+    Hours are wall-clock hours of the site: in the hour that the clock repeats in autumn an interval holds
+    twice. A
     holiday closes the occurrences that begin on it; a night that began the day before runs to its end.
     """
     if not rule.is_active or not _within(rule.valid_from, rule.valid_until, at):
@@ -265,7 +294,11 @@ def _refuse_match(facts: Facts, ranked: tuple[Match, ...]) -> Reason | None:
         return Reason.RECOGNIZER_FAULT
     if not ranked or ranked[0].score < facts.threshold:
         return Reason.NO_MATCH
-    if len(ranked) > 1 and ranked[1].score >= facts.threshold and not ranked[0].score - ranked[1].score >= facts.margin:
+    if (
+        len(ranked) > 1
+        and ranked[1].score >= facts.threshold
+        and not ranked[0].score - ranked[1].score >= facts.margin
+    ):
         return Reason.AMBIGUOUS_MATCH
     return None
 
@@ -286,7 +319,9 @@ def _refuse_person(facts: Facts, best: Match, at: datetime) -> Reason | None:
 
 
 def _refuse_hour(facts: Facts, at: datetime) -> Reason | None:
-    answers = {is_open(rule, at=at, time_zone=facts.time_zone, holidays=facts.holidays) for rule in facts.rules}
+    answers = {
+        is_open(rule, at=at, time_zone=facts.time_zone, holidays=facts.holidays) for rule in facts.rules
+    }
     if Reason.GRANTED in answers:
         return None
     for reason in (Reason.HOLIDAY, Reason.OUTSIDE_SCHEDULE):

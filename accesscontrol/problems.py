@@ -1,4 +1,5 @@
-"""Errors of the API as RFC 9457 problem details: `type`, `title`, `status`, `detail`, and a stable `code`. Never a trace."""
+"""Errors of the API as RFC 9457 problem details: `type`, `title`, `status`, `detail`, and a stable `code`.
+Never a trace."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ class NotBelieved(exceptions.AuthenticationFailed):
 
 
 def problem_response(exc: Exception, context: Mapping[str, Any]) -> Response:
-    """DRF's exception handler: every exception becomes a problem, unexpected ones a logged 500 that says nothing."""
+    """DRF's exception handler: every exception becomes a problem, unexpected ones a logged 500 that says
+    nothing."""
     set_rollback()
     if isinstance(exc, exceptions.APIException):
         return _of_api_exception(exc)
@@ -74,10 +76,14 @@ def problem_response(exc: Exception, context: Mapping[str, Any]) -> Response:
         return _problem(400, "malformed_request", "The request cannot be understood.")
     if isinstance(exc, redis.RedisError):
         log.error("refused a request: Redis is gone", exc_info=exc)
-        return _problem(503, "redis_unavailable", "A part of the server is not available. Try again.", retry_after=2)
+        return _problem(
+            503, "redis_unavailable", "A part of the server is not available. Try again.", retry_after=2
+        )
     if isinstance(exc, OperationalError | InterfaceError):
         log.error("refused a request: the database does not answer", exc_info=exc)
-        return _problem(503, "database_unavailable", "The database is not available. Try again.", retry_after=2)
+        return _problem(
+            503, "database_unavailable", "The database is not available. Try again.", retry_after=2
+        )
     if isinstance(exc, DatabaseError):
         log.error("the database refused a value that validation let through", exc_info=exc)
     request = context.get("request")
@@ -89,7 +95,9 @@ def problem_response(exc: Exception, context: Mapping[str, Any]) -> Response:
 def not_found(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
     """Any address under /api/ that leads nowhere."""
     return JsonResponse(
-        _body(404, "not_found", "There is no such address in this API."), status=404, content_type=CONTENT_TYPE
+        _body(404, "not_found", "There is no such address in this API."),
+        status=404,
+        content_type=CONTENT_TYPE,
     )
 
 
@@ -132,7 +140,14 @@ def _problem(
 
 def _body(status_code: int, code: str, detail: str, **more: Any) -> dict[str, Any]:
     title = HTTPStatus(status_code).phrase
-    return {"type": TYPE_PREFIX + code, "title": title, "status": status_code, "code": code, "detail": detail, **more}
+    return {
+        "type": TYPE_PREFIX + code,
+        "title": title,
+        "status": status_code,
+        "code": code,
+        "detail": detail,
+        **more,
+    }
 
 
 UNPROCESSABLE = status.HTTP_422_UNPROCESSABLE_ENTITY

@@ -1,7 +1,10 @@
-"""What happens at doors: attempts, terminals, lock-down, alarms, tokens. Each service is one transaction with its audit entry.
+"""What happens at doors: attempts, terminals, lock-down, alarms, tokens. Each service is one transaction with
+its audit entry.
 
-Who may run at the same time: anybody, in any number of processes. An attempt is settled under its row lock by whoever
-comes first; everybody after finds it settled and changes nothing. Locks are taken in one order: attempt, person.
+Who may run at the same time: anybody, in any number of processes. An attempt is settled under its row lock by
+whoever
+comes first; everybody after finds it settled and changes nothing. Locks are taken in one order: attempt,
+person.
 """
 
 from __future__ import annotations
@@ -62,14 +65,14 @@ TERMINAL_SILENT_AFTER = timedelta(minutes=5)
 PERSON_REFUSALS = frozenset(
     {
         Reason.NO_MATCH, Reason.AMBIGUOUS_MATCH, Reason.PERSON_INACTIVE, Reason.PERSON_NOT_YET_VALID,
-        Reason.PERSON_EXPIRED, Reason.CONSENT_MISSING, Reason.NO_RULE, Reason.OUTSIDE_SCHEDULE, Reason.HOLIDAY,
-        Reason.ANTI_PASSBACK, Reason.PAYLOAD_REFUSED,
+        Reason.PERSON_EXPIRED, Reason.CONSENT_MISSING, Reason.NO_RULE, Reason.OUTSIDE_SCHEDULE,
+        Reason.HOLIDAY, Reason.ANTI_PASSBACK, Reason.PAYLOAD_REFUSED,
     }
 )  # fmt: skip
-TOKEN_PREFIX = "lintel_"
+TOKEN_PREFIX = "lintel_"  # noqa: S105 (what every token begins with)
 
 
-class AccessRefused(Exception):
+class AccessRefused(Exception):  # noqa: N818 (a refusal is an answer, not an error)
     """The request makes no sense now. `code` is stable, `message` tells a person what to do."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -95,7 +98,8 @@ class Identification:
 def submit_attempt(*, terminal: Terminal, payload: bytes, nonce: str, at: datetime) -> AccessAttempt:
     """Stores the attempt, puts the capture where one worker can take it, and calls a worker after commit.
 
-    A capture that is refused, or that cannot be passed on, comes back as an attempt settled as denied. The attempt of
+    A capture that is refused, or that cannot be passed on, comes back as an attempt settled as denied. The
+    attempt of
     a nonce that was spent before raises AccessRefused(nonce_replayed). Refusals: terminal_without_door.
     """
     if terminal.door_id is None or terminal.role != Terminal.Role.DOOR:
@@ -112,11 +116,15 @@ def submit_attempt(*, terminal: Terminal, payload: bytes, nonce: str, at: dateti
     try:
         attempt.profile_hash = captures.check_capture(payload).hash
     except PayloadError as error:
-        return _refuse_at_once(attempt, Identification(fault=Reason.PAYLOAD_REFUSED, detail=error.code), at=at)
+        return _refuse_at_once(
+            attempt, Identification(fault=Reason.PAYLOAD_REFUSED, detail=error.code), at=at
+        )
     try:
         attempt.payload_key = payloads.store(payload, settings.LINTEL_PAYLOAD_TTL_S)
     except payloads.PayloadStoreUnavailable as error:
-        return _refuse_at_once(attempt, Identification(fault=Reason.RECOGNIZER_FAULT, detail=error.code), at=at)
+        return _refuse_at_once(
+            attempt, Identification(fault=Reason.RECOGNIZER_FAULT, detail=error.code), at=at
+        )
     with transaction.atomic():
         _insert(attempt)
         sequence = GalleryChange.objects.order_by("-sequence").values_list("sequence", flat=True).first() or 0
@@ -137,7 +145,8 @@ def settle_attempt(
 ) -> AccessAttempt:
     """Decides a pending attempt, once. A settled one comes back as it is, whatever was found since.
 
-    `candidates` are those of a search of the whole gallery; `fault` says why there was none. `at` None takes the moment
+    `candidates` are those of a search of the whole gallery; `fault` says why there was none. `at` None takes
+    the moment
     after the locks are held, so that time spent waiting for them counts against the deadline.
     """
     identification = Identification(gallery_size, threshold, model, fault, detail)
@@ -167,7 +176,8 @@ def expire_attempts(*, at: datetime, limit: int = 500) -> int:
 
 
 def read_attempt(*, attempt_id: uuid.UUID, at: datetime) -> AccessAttempt:
-    """The attempt as it stands; whoever first looks after the deadline settles it. Raises AccessAttempt.DoesNotExist."""
+    """The attempt as it stands; whoever first looks after the deadline settles it. Raises
+    AccessAttempt.DoesNotExist."""
     attempt = AccessAttempt.objects.get(pk=attempt_id)
     if attempt.state == AccessAttempt.State.PENDING and at >= attempt.deadline_at:
         return settle_attempt(attempt_id=attempt_id, at=at)
@@ -175,7 +185,8 @@ def read_attempt(*, attempt_id: uuid.UUID, at: datetime) -> AccessAttempt:
 
 
 def answer(attempt: AccessAttempt, *, at: datetime) -> tuple[bool, Reason]:
-    """What a door is told at `at`: never "granted" at or after the deadline, even where the attempt was granted in time."""
+    """What a door is told at `at`: never "granted" at or after the deadline, even where the attempt was
+    granted in time."""
     if attempt.granted and at < attempt.deadline_at:
         return True, Reason.GRANTED
     return False, Reason.DEADLINE_PASSED if attempt.granted else Reason(attempt.reason)
@@ -246,7 +257,8 @@ def rules_for(*, person_id: uuid.UUID, door: Door) -> tuple[RuleFacts, ...]:
 
 
 def holidays_around(*, site: Site, at: datetime) -> frozenset[object]:
-    """The holidays that can matter at `at`: today on the site's clock, and yesterday for nights that run on."""
+    """The holidays that can matter at `at`: today on the site's clock, and yesterday for nights that run
+    on."""
     today = at.astimezone(ZoneInfo(site.timezone)).date()
     dates = Holiday.objects.filter(site=site, date__range=(today - timedelta(days=1), today))
     return frozenset(dates.values_list("date", flat=True))
@@ -258,7 +270,11 @@ def forgive_presence(*, person: Person, site: Site, actor: str, at: datetime) ->
         deleted, _ = Presence.objects.filter(person=person, site=site).delete()
         if deleted:
             audit.services.record(
-                kind="presence.forgiven", actor=actor, at=at, subject=audit_subject(person.pk), details={"site": site.name}
+                kind="presence.forgiven",
+                actor=actor,
+                at=at,
+                subject=audit_subject(person.pk),
+                details={"site": site.name},
             )
     return bool(deleted)
 
@@ -273,7 +289,8 @@ def _refuse_at_once(attempt: AccessAttempt, identification: Identification, *, a
 
 
 def _insert(attempt: AccessAttempt) -> None:
-    """Two copies of one request race here when both passed the nonce check; the constraint lets one through."""
+    """Two copies of one request race here when both passed the nonce check; the constraint lets one
+    through."""
     try:
         with transaction.atomic():
             attempt.save(force_insert=True)
@@ -282,7 +299,8 @@ def _insert(attempt: AccessAttempt) -> None:
 
 
 def _lock_person(person_id: str) -> Person | None:
-    """Holds the person still until the decision is committed: erasure, withdrawal of consent and a second door wait."""
+    """Holds the person still until the decision is committed: erasure, withdrawal of consent and a second
+    door wait."""
     in_force = Consent.objects.filter(person=OuterRef("pk"), withdrawn_at=None)
     locked = Person.objects.select_for_update(of=("self",), no_key=True)
     return locked.annotate(has_consent_now=Exists(in_force)).filter(pk=person_id).first()
@@ -295,8 +313,11 @@ def _settle(
     person: Person | None,
     at: datetime,
 ) -> None:
-    """Inside the transaction that holds the locks: decide, write, remember where the person is, leave an audit entry."""
-    facts = gather_facts(attempt=attempt, matches=matches, person=person, identification=identification, at=at)
+    """Inside the transaction that holds the locks: decide, write, remember where the person is, leave an
+    audit entry."""
+    facts = gather_facts(
+        attempt=attempt, matches=matches, person=person, identification=identification, at=at
+    )
     decision = decide(facts, at)
     attempt.state = AccessAttempt.State.SETTLED
     attempt.granted = decision.granted
@@ -339,11 +360,14 @@ def _settle(
     )
     if decision.reason in PERSON_REFUSALS:
         _watch_refusals(attempt, at)
-    live.publish("attempt", {"id": str(attempt.pk), "granted": decision.granted, "reason": decision.reason.value})
+    live.publish(
+        "attempt", {"id": str(attempt.pk), "granted": decision.granted, "reason": decision.reason.value}
+    )
 
 
 def _remember_presence(person: Person, door: Door, at: datetime) -> None:
-    """Under the person's lock. Only zones with anti-passback are remembered; any other door of the site leads out of them."""
+    """Under the person's lock. Only zones with anti-passback are remembered; any other door of the site leads
+    out of them."""
     if door.zone is not None and door.zone.anti_passback:
         Presence.objects.update_or_create(
             person=person, site_id=door.site_id, defaults={"zone": door.zone, "since": at}
@@ -353,14 +377,15 @@ def _remember_presence(person: Person, door: Door, at: datetime) -> None:
 
 
 def _after_settling(attempt: AccessAttempt, payload_key: str) -> None:
-    """The decision stands. What fails here costs a terminal its answer in time, or leaves a capture to its expiry."""
+    """The decision stands. What fails here costs a terminal its answer in time, or leaves a capture to its
+    expiry."""
     seconds = (attempt.settled_at - attempt.received_at).total_seconds() if attempt.settled_at else 0.0
     metrics.observe_attempt(granted=attempt.granted, reason=attempt.reason, seconds=seconds)
     try:
         decisions.announce(attempt.pk)
         if payload_key:
             payloads.discard(payload_key)
-    except (decisions.DecisionsUnavailable, payloads.PayloadStoreUnavailable):
+    except (decisions.DecisionsUnavailableError, payloads.PayloadStoreUnavailable):
         log.exception("attempt %s is settled, but nobody could be told", attempt.pk)
 
 
@@ -387,7 +412,8 @@ def _watch_refusals(attempt: AccessAttempt, at: datetime) -> None:
 
 
 def issue_pairing_code(*, terminal: Terminal, actor: str, at: datetime) -> str:
-    """A new one-time code; it takes the place of an unused one. Returned once, kept as a hash. Revoked terminals too:
+    """A new one-time code; it takes the place of an unused one. Returned once, kept as a hash. Revoked
+    terminals too:
     pairing again gives them a new key."""
     code = "".join(secrets.choice(PAIRING_ALPHABET) for _ in range(PAIRING_CODE_LENGTH))
     with transaction.atomic():
@@ -408,10 +434,12 @@ def issue_pairing_code(*, terminal: Terminal, actor: str, at: datetime) -> str:
 
 
 def pair_terminal(*, code: str, public_key: bytes, at: datetime, software: str = "") -> Terminal:
-    """Spends a code: the key becomes this terminal's key, at the site of its door. Two devices with one code race for
+    """Spends a code: the key becomes this terminal's key, at the site of its door. Two devices with one code
+    race for
     its row lock; the second finds it used.
 
-    Refusals: pairing_code_invalid (unknown, used and expired alike, so that guessing learns nothing), key_malformed,
+    Refusals: pairing_code_invalid (unknown, used and expired alike, so that guessing learns nothing),
+    key_malformed,
     key_taken.
     """
     key_id = _require_key(public_key)
@@ -422,9 +450,13 @@ def pair_terminal(*, code: str, public_key: bytes, at: datetime, software: str =
             .first()
         )
         if found is None:
-            raise AccessRefused("pairing_code_invalid", "this code is not valid; ask an administrator for a new one")
+            raise AccessRefused(
+                "pairing_code_invalid", "this code is not valid; ask an administrator for a new one"
+            )
         _require_free_key(key_id)
-        terminal = Terminal.objects.select_for_update(of=("self",)).select_related("door").get(pk=found.terminal_id)
+        terminal = (
+            Terminal.objects.select_for_update(of=("self",)).select_related("door").get(pk=found.terminal_id)
+        )
         found.used_at = at
         found.save(update_fields=["used_at"])
         terminal.site_id = terminal.door.site_id if terminal.door is not None else None
@@ -444,7 +476,8 @@ def pair_terminal(*, code: str, public_key: bytes, at: datetime, software: str =
 
 
 def roll_terminal_key(*, terminal: Terminal, public_key: bytes, at: datetime) -> Terminal:
-    """A new key for a terminal in use. The old one still signs for PREVIOUS_KEY_GRACE, in case the answer is lost.
+    """A new key for a terminal in use. The old one still signs for PREVIOUS_KEY_GRACE, in case the answer is
+    lost.
 
     Refusals: terminal_revoked, key_malformed, key_taken.
     """
@@ -461,14 +494,16 @@ def roll_terminal_key(*, terminal: Terminal, public_key: bytes, at: datetime) ->
         terminal.key_id, terminal.public_key = key_id, public_key
         terminal.save()
         audit.services.record(
-            kind="terminal.key_rolled", actor=f"terminal:{terminal.pk}", at=at, subject=f"terminal:{terminal.pk}",
+            kind="terminal.key_rolled", actor=f"terminal:{terminal.pk}", at=at,
+            subject=f"terminal:{terminal.pk}",
             details={"key_id": key_id, "previous_key_id": terminal.previous_key_id},
         )  # fmt: skip
     return terminal
 
 
 def revoke_terminal(*, terminal: Terminal, actor: str, at: datetime) -> Terminal:
-    """From this commit on nothing signed by this terminal is obeyed, and its attempts under way are refused."""
+    """From this commit on nothing signed by this terminal is obeyed, and its attempts under way are
+    refused."""
     with transaction.atomic():
         terminal = Terminal.objects.select_for_update(of=("self",)).get(pk=terminal.pk)
         if terminal.state == Terminal.State.REVOKED:
@@ -562,8 +597,17 @@ def lift_lock_down(*, site: Site, actor: str, at: datetime) -> Site:
         site = Site.objects.select_for_update().get(pk=site.pk)
         if not site.locked_down:
             return site
-        details = {"name": site.name, "reason": site.locked_down_reason, "locked_down_by": site.locked_down_by}
-        site.locked_down, site.locked_down_reason, site.locked_down_at, site.locked_down_by = False, "", None, ""
+        details = {
+            "name": site.name,
+            "reason": site.locked_down_reason,
+            "locked_down_by": site.locked_down_by,
+        }
+        site.locked_down, site.locked_down_reason, site.locked_down_at, site.locked_down_by = (
+            False,
+            "",
+            None,
+            "",
+        )
         site.save()
         audit.services.record(
             kind="site.lock_down_lifted", actor=actor, at=at, subject=f"site:{site.pk}", details=details
@@ -585,7 +629,8 @@ def raise_alarm(
     site: Site | None = None,
     details: dict[str, str] | None = None,
 ) -> Alarm:
-    """Raises an alarm, or counts up the same one of the last minutes. Only a new one leaves an audit entry, so that
+    """Raises an alarm, or counts up the same one of the last minutes. Only a new one leaves an audit entry,
+    so that
     whoever provokes alarms cannot fill the log."""
     with transaction.atomic():
         same = Alarm.objects.filter(kind=kind, door=door, terminal=terminal, acknowledged_at=None)
@@ -630,9 +675,12 @@ def report_misuse(*, kind: str, message: str, terminal: Terminal, at: datetime, 
 
 
 def watch_terminals(*, at: datetime) -> int:
-    """Raises an alarm for every terminal in use that fell silent; how many were new. Each silence counts once."""
+    """Raises an alarm for every terminal in use that fell silent; how many were new. Each silence counts
+    once."""
     raised = 0
-    silent = Terminal.objects.filter(state=Terminal.State.ACTIVE, last_seen_at__lte=at - TERMINAL_SILENT_AFTER)
+    silent = Terminal.objects.filter(
+        state=Terminal.State.ACTIVE, last_seen_at__lte=at - TERMINAL_SILENT_AFTER
+    )
     for terminal in silent.select_related("door__site"):
         known = Alarm.objects.filter(
             kind=Alarm.Kind.TERMINAL_SILENT, terminal=terminal, raised_at__gte=terminal.last_seen_at
@@ -640,7 +688,11 @@ def watch_terminals(*, at: datetime) -> int:
         if known.exists():
             continue
         raise_alarm(
-            kind=Alarm.Kind.TERMINAL_SILENT, message=f"{terminal} is silent", at=at, terminal=terminal, door=terminal.door
+            kind=Alarm.Kind.TERMINAL_SILENT,
+            message=f"{terminal} is silent",
+            at=at,
+            terminal=terminal,
+            door=terminal.door,
         )
         raised += 1
     return raised
@@ -656,7 +708,8 @@ def report_broken_audit(*, message: str, at: datetime) -> Alarm:
 def create_api_token(
     *, name: str, scopes: Sequence[str], actor: str, at: datetime, expires_at: datetime | None = None
 ) -> tuple[ApiToken, str]:
-    """The row, and the token itself, which is shown once and kept as a hash. Refusals: scopes_invalid, name_taken."""
+    """The row, and the token itself, which is shown once and kept as a hash. Refusals: scopes_invalid,
+    name_taken."""
     wanted = sorted(set(scopes))
     if not wanted or not set(wanted) <= set(Scope.values):
         raise AccessRefused("scopes_invalid", "choose at least one of the known scopes")
@@ -665,7 +718,12 @@ def create_api_token(
         if ApiToken.objects.filter(name=name).exists():
             raise AccessRefused("name_taken", "another token has this name")
         row = ApiToken.objects.create(
-            name=name, token_hash=hash_token(token), scopes=wanted, created_by=actor, created_at=at, expires_at=expires_at
+            name=name,
+            token_hash=hash_token(token),
+            scopes=wanted,
+            created_by=actor,
+            created_at=at,
+            expires_at=expires_at,
         )
         audit.services.record(
             kind="api_token.created", actor=actor, at=at, subject=f"api_token:{row.pk}",
@@ -682,7 +740,11 @@ def revoke_api_token(*, token: ApiToken, actor: str, at: datetime) -> ApiToken:
             token.revoked_at = at
             token.save(update_fields=["revoked_at"])
             audit.services.record(
-                kind="api_token.revoked", actor=actor, at=at, subject=f"api_token:{token.pk}", details={"name": token.name}
+                kind="api_token.revoked",
+                actor=actor,
+                at=at,
+                subject=f"api_token:{token.pk}",
+                details={"name": token.name},
             )
     return token
 
@@ -705,9 +767,7 @@ def hash_token(token: str) -> str:
 # Rules of integrators
 
 
-def save_rule(
-    *, rule: AccessRule, doors: Iterable[Door], actor: str, at: datetime
-) -> AccessRule:
+def save_rule(*, rule: AccessRule, doors: Iterable[Door], actor: str, at: datetime) -> AccessRule:
     """Creates or changes a rule together with its doors."""
     with transaction.atomic():
         kind = "rule.created" if rule._state.adding else "rule.changed"

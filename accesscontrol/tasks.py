@@ -1,6 +1,8 @@
-"""What workers do for doors. Tasks take ids only, may be delivered twice or killed anywhere, and leave rules to services.
+"""What workers do for doors. Tasks take ids only, may be delivered twice or killed anywhere, and leave rules
+to services.
 
-A capture is handed out once. A worker that is killed after taking it has taken it away: the redelivered task finds
+A capture is handed out once. A worker that is killed after taking it has taken it away: the redelivered task
+finds
 nothing and the attempt ends denied. Whoever settles first wins; everybody after changes nothing.
 """
 
@@ -24,7 +26,7 @@ log = logging.getLogger(__name__)
 PEOPLE_COMPARED = 3  # the best, and whoever is too close to it
 
 
-class CannotIdentify(Exception):
+class IdentificationError(Exception):
     """The search did not happen; the attempt is settled with this reason."""
 
     def __init__(self, fault: Reason, detail: str = "") -> None:
@@ -35,7 +37,8 @@ class CannotIdentify(Exception):
 
 @shared_task(name=services.IDENTIFY_TASK, acks_late=True, reject_on_worker_lost=True, ignore_result=True)
 def identify(attempt_id: str, sequence: int) -> None:
-    """Who stands at the door? Searches the whole gallery, not only people with a rule here, so that a stranger and a
+    """Who stands at the door? Searches the whole gallery, not only people with a rule here, so that a
+    stranger and a
     person without access are told apart; then settles."""
     attempt = AccessAttempt.objects.filter(pk=attempt_id).only("state", "deadline_at", "payload_key").first()
     if attempt is None or attempt.state == AccessAttempt.State.SETTLED:
@@ -45,7 +48,7 @@ def identify(attempt_id: str, sequence: int) -> None:
         return
     try:
         _search_and_settle(attempt.pk, attempt.payload_key, sequence)
-    except CannotIdentify as refusal:
+    except IdentificationError as refusal:
         services.settle_attempt(attempt_id=attempt.pk, fault=refusal.fault, detail=refusal.detail)
 
 
@@ -63,13 +66,13 @@ def _search_and_settle(attempt_id: UUID, payload_key: str, sequence: int) -> Non
         size = len(people)
         threshold = gallery.match_threshold(features.profile_hash)
     except PayloadError as error:
-        raise CannotIdentify(Reason.PAYLOAD_REFUSED, error.code) from error
+        raise IdentificationError(Reason.PAYLOAD_REFUSED, error.code) from error
     except gallery.GalleryBehind as error:
         log.warning("attempt %s: %s", attempt_id, error)
-        raise CannotIdentify(Reason.RECOGNIZER_FAULT, "gallery_behind") from error
+        raise IdentificationError(Reason.RECOGNIZER_FAULT, "gallery_behind") from error
     except Exception as error:  # whatever goes wrong in a model, the door stays shut and says so
         log.exception("attempt %s could not be identified", attempt_id)
-        raise CannotIdentify(Reason.RECOGNIZER_FAULT, "recognizer_fault") from error
+        raise IdentificationError(Reason.RECOGNIZER_FAULT, "recognizer_fault") from error
     services.settle_attempt(
         attempt_id=attempt_id,
         candidates=[Match(str(match.person_id), match.score) for match in found],
@@ -83,9 +86,9 @@ def _take(payload_key: str) -> bytes:
     try:
         payload = payloads.take(payload_key) if payload_key else None
     except payloads.PayloadStoreUnavailable as error:
-        raise CannotIdentify(Reason.RECOGNIZER_FAULT, error.code) from error
+        raise IdentificationError(Reason.RECOGNIZER_FAULT, error.code) from error
     if payload is None:
-        raise CannotIdentify(Reason.PAYLOAD_MISSING)
+        raise IdentificationError(Reason.PAYLOAD_MISSING)
     return payload
 
 
@@ -104,5 +107,6 @@ def watch() -> None:
 
 @shared_task(name="accesscontrol.tasks.warm_up", ignore_result=True)
 def warm_up() -> None:
-    """When a process starts: brings model and gallery into memory, so that no person at a door waits for them."""
+    """When a process starts: brings model and gallery into memory, so that no person at a door waits for
+    them."""
     gallery.gallery().catch_up(0)

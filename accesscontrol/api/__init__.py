@@ -1,4 +1,5 @@
-"""The machine interface, version 1. Terminals prove themselves by signature, integrators by token; see `api_urls`."""
+"""The machine interface, version 1. Terminals prove themselves by signature, integrators by token; see
+`api_urls`."""
 
 from accesscontrol.problems import problem_response
 

@@ -97,14 +97,16 @@ class Pages(LimitOffsetPagination):
 
 
 def valid(form: type[serializers.Serializer[Any]], data: Any, *, partial: bool = False) -> dict[str, Any]:
-    """What the form makes of `data`. Raises ValidationError, which the API answers as a problem with code `invalid`."""
+    """What the form makes of `data`. Raises ValidationError, which the API answers as a problem with code
+    `invalid`."""
     given = form(data=data, partial=partial)
     given.is_valid(raise_exception=True)
     return dict(given.validated_data)
 
 
 def signed(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """Signs the answer to every request whose signature was verified, refusals included, bound to that request's nonce.
+    """Signs the answer to every request whose signature was verified, refusals included, bound to that
+    request's nonce.
 
     Answers to anybody else leave unsigned: a terminal believes none of them, and its door stays shut.
     """
@@ -142,6 +144,14 @@ def example(name: str, value: object, *, request: bool = False) -> OpenApiExampl
 
 def refusal(status: int, title: str, code: str, detail: str) -> OpenApiResponse:
     """A documented refusal, with an example of its problem."""
-    body = {"type": f"urn:lintel:problem:{code}", "title": title, "status": status, "code": code, "detail": detail}
+    body = {
+        "type": f"urn:lintel:problem:{code}",
+        "title": title,
+        "status": status,
+        "code": code,
+        "detail": detail,
+    }
     problem = OpenApiExample(code, body, response_only=True, media_type="application/problem+json")
-    return OpenApiResponse(OpenApiTypes.OBJECT, "Refused; `code` says why and stays the same between versions.", [problem])
+    return OpenApiResponse(
+        OpenApiTypes.OBJECT, "Refused; `code` says why and stays the same between versions.", [problem]
+    )

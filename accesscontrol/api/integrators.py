@@ -1,4 +1,5 @@
-"""What connected systems call about doors and rules. People and audit have their own APIs, routed beside this one."""
+"""What connected systems call about doors and rules. People and audit have their own APIs, routed beside this
+one."""
 
 from __future__ import annotations
 
@@ -54,7 +55,17 @@ class DoorRow(serializers.ModelSerializer[Door]):
 class TerminalRow(serializers.ModelSerializer[Terminal]):
     class Meta:
         model = Terminal
-        fields = ("id", "name", "role", "door", "state", "paired_at", "revoked_at", "last_seen_at", "software")
+        fields = (
+            "id",
+            "name",
+            "role",
+            "door",
+            "state",
+            "paired_at",
+            "revoked_at",
+            "last_seen_at",
+            "software",
+        )
 
 
 class ScheduleRow(serializers.ModelSerializer[Schedule]):
@@ -79,7 +90,9 @@ class RuleInput(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=100)
     group = serializers.PrimaryKeyRelatedField(queryset=AccessGroup.objects.all())
     doors = serializers.PrimaryKeyRelatedField(queryset=Door.objects.all(), many=True)
-    schedule = serializers.PrimaryKeyRelatedField(queryset=Schedule.objects.all(), allow_null=True, required=False)
+    schedule = serializers.PrimaryKeyRelatedField(
+        queryset=Schedule.objects.all(), allow_null=True, required=False
+    )
     is_active = serializers.BooleanField(required=False)
     valid_from = serializers.DateTimeField(required=False, allow_null=True)
     valid_until = serializers.DateTimeField(required=False, allow_null=True)
@@ -133,7 +146,9 @@ class DoorView(IntegratorView):
     scopes: ClassVar[dict[str, str]] = {"GET": Scope.DOORS_READ}
 
     @extend_schema(
-        operation_id="doors_read", summary="Read one door", responses={200: DoorRow, 403: NOT_ALLOWED, 404: NOT_FOUND}
+        operation_id="doors_read",
+        summary="Read one door",
+        responses={200: DoorRow, 403: NOT_ALLOWED, 404: NOT_FOUND},
     )
     def get(self, request: Request, door_id: uuid.UUID) -> Response:
         return Response(DoorRow(get_object_or_404(Door, pk=door_id)).data)
@@ -229,12 +244,16 @@ class RulesView(ListView):
         request=RuleInput,
         responses={201: RuleRow, 400: INVALID, 403: NOT_ALLOWED},
         examples=[
-            example("A rule", {name: _RULE[name] for name in ("name", "group", "doors", "schedule")}, request=True),
+            example(
+                "A rule", {name: _RULE[name] for name in ("name", "group", "doors", "schedule")}, request=True
+            ),
             example("Created", _RULE),
         ],
     )
     def post(self, request: Request) -> Response:
-        return Response(RuleRow(_save(AccessRule(), valid(RuleInput, request.data), self.actor)).data, status=201)
+        return Response(
+            RuleRow(_save(AccessRule(), valid(RuleInput, request.data), self.actor)).data, status=201
+        )
 
 
 class RuleView(IntegratorView):
@@ -243,7 +262,9 @@ class RuleView(IntegratorView):
     }  # fmt: skip
 
     @extend_schema(
-        operation_id="rules_read", summary="Read one rule", responses={200: RuleRow, 403: NOT_ALLOWED, 404: NOT_FOUND},
+        operation_id="rules_read",
+        summary="Read one rule",
+        responses={200: RuleRow, 403: NOT_ALLOWED, 404: NOT_FOUND},
         examples=[example("A rule", _RULE)],
     )  # fmt: skip
     def get(self, request: Request, rule_id: int) -> Response:
@@ -262,10 +283,14 @@ class RuleView(IntegratorView):
         return Response(RuleRow(_save(rule, valid(RuleInput, request.data, partial=True), self.actor)).data)
 
     @extend_schema(
-        operation_id="rules_delete", summary="Delete a rule", responses={204: None, 403: NOT_ALLOWED, 404: NOT_FOUND}
+        operation_id="rules_delete",
+        summary="Delete a rule",
+        responses={204: None, 403: NOT_ALLOWED, 404: NOT_FOUND},
     )
     def delete(self, request: Request, rule_id: int) -> Response:
-        services.delete_rule(rule=get_object_or_404(AccessRule, pk=rule_id), actor=self.actor, at=timezone.now())
+        services.delete_rule(
+            rule=get_object_or_404(AccessRule, pk=rule_id), actor=self.actor, at=timezone.now()
+        )
         return Response(status=204)
 
 

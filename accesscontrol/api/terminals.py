@@ -117,7 +117,9 @@ class TerminalSelfSerializer(serializers.Serializer[Any]):
     door = NamedSerializer(allow_null=True)
     site = SiteOfTerminalSerializer(allow_null=True)
     profile_hash = serializers.CharField(help_text="The profile to use.")
-    profiles = serializers.ListField(child=serializers.CharField(), help_text="All profiles that are accepted.")
+    profiles = serializers.ListField(
+        child=serializers.CharField(), help_text="All profiles that are accepted."
+    )
     server_keys = ServerKeySerializer(many=True, help_text="Keys that may sign replies, newest first.")
     server_time = serializers.DateTimeField()
     clock_window_s = serializers.IntegerField()
@@ -162,19 +164,25 @@ class PairView(AccessView):
 
     class Input(serializers.Serializer[Any]):
         code = serializers.CharField(max_length=40, trim_whitespace=True)
-        public_key = PublicKeyField(max_length=64, help_text="Base64 of the 32 bytes of an Ed25519 public key.")
+        public_key = PublicKeyField(
+            max_length=64, help_text="Base64 of the 32 bytes of an Ed25519 public key."
+        )
         software = serializers.CharField(max_length=100, required=False, default="", allow_blank=True)
 
     @extend_schema(
         operation_id="terminals_pair",
         summary="Pair a terminal",
-        description="Spends the one-time code that an administrator made. Pin `server_keys`: replies are signed by them.",
+        description="Spends the one-time code that an administrator made. Pin `server_keys`: they sign replies.",
         request=Input,
         responses={
             201: TerminalSelfSerializer,
             400: refusal(400, "Bad Request", "invalid", "Some fields are not valid."),
-            403: refusal(403, "Forbidden", "pairing_code_invalid", "this code is not valid; ask for a new one"),
-            409: refusal(409, "Conflict", "key_taken", "this key belongs to a terminal already; make a new one"),
+            403: refusal(
+                403, "Forbidden", "pairing_code_invalid", "this code is not valid; ask for a new one"
+            ),
+            409: refusal(
+                409, "Conflict", "key_taken", "this key belongs to a terminal already; make a new one"
+            ),
             429: refusal(429, "Too Many Requests", "too_many_requests", "Request was throttled."),
         },
         examples=[
@@ -199,7 +207,10 @@ class TerminalMeView(TerminalView):
     @extend_schema(
         operation_id="terminals_me",
         summary="Who am I, which door is mine, which profile do I use",
-        responses={200: TerminalSelfSerializer, 401: refusal(401, "Unauthorized", "signature_missing", "no signature")},
+        responses={
+            200: TerminalSelfSerializer,
+            401: refusal(401, "Unauthorized", "signature_missing", "no signature"),
+        },
         examples=[example("A door terminal", _TERMINAL)],
     )
     def get(self, request: Request) -> Response:
@@ -219,12 +230,17 @@ class TerminalKeyView(TerminalView):
     @extend_schema(
         operation_id="terminals_me_key",
         summary="Roll the key",
-        description="Signed with the present key. The old key keeps working for ten minutes, in case the answer is lost.",
+        description="Signed with the present key. The old one works for ten more minutes: the answer may be lost.",
         request=Input,
-        responses={200: Output, 409: refusal(409, "Conflict", "key_taken", "this key belongs to a terminal already")},
+        responses={
+            200: Output,
+            409: refusal(409, "Conflict", "key_taken", "this key belongs to a terminal already"),
+        },
         examples=[
             example("New key", {"public_key": "GxIaEm0hC5kqJZl8jYb9W0e5m9b9b3xJm7y2J0n2b1E="}, request=True),
-            example("Rolled", {"key_id": "q7Zr1o3sRkq0h9b1S0s1Vw", "previous_key_until": "2026-11-24T08:10:00Z"}),
+            example(
+                "Rolled", {"key_id": "q7Zr1o3sRkq0h9b1S0s1Vw", "previous_key_until": "2026-11-24T08:10:00Z"}
+            ),
         ],
     )
     def post(self, request: Request) -> Response:
@@ -256,7 +272,8 @@ class AttemptRow(serializers.ModelSerializer[AccessAttempt]):
         model = AccessAttempt
         fields = (
             "id", "state", "granted", "reason", "detail", "door", "terminal", "person", "score", "threshold",
-            "gallery_size", "model", "profile_hash", "payload_bytes", "received_at", "deadline_at", "settled_at",
+            "gallery_size", "model", "profile_hash", "payload_bytes", "received_at", "deadline_at",
+            "settled_at",
         )  # fmt: skip
 
 
@@ -324,7 +341,7 @@ class AttemptsView(AccessView):
     @extend_schema(
         operation_id="attempts_submit",
         summary="May this person come in?",
-        description="One capture in the wire format of docs/protocol.md, signed. A picture is never accepted. The reply "
+        description="One signed capture in the format of docs/protocol.md. A picture is never accepted. The reply "
         "is signed by a server key over the request's nonce and expires in seconds: open on nothing else.",
         request={CONTENT_TYPE: OpenApiTypes.BINARY},
         responses={
@@ -342,7 +359,9 @@ class AttemptsView(AccessView):
         if not isinstance(payload, bytes):
             raise Problem(415, "unsupported_media_type", f"a capture is sent as {CONTENT_TYPE}")
         nonce = _nonce(request)
-        attempt = services.submit_attempt(terminal=request.auth, payload=payload, nonce=nonce, at=timezone.now())
+        attempt = services.submit_attempt(
+            terminal=request.auth, payload=payload, nonce=nonce, at=timezone.now()
+        )
         if attempt.detail in UNAVAILABLE:
             raise Problem(
                 503,
@@ -364,7 +383,11 @@ class AttemptView(TerminalView):
         operation_id="attempts_read",
         summary="What became of my attempt",
         description="After the deadline an attempt is never granted.",
-        responses={200: AnswerSerializer, 202: PendingSerializer, 404: refusal(404, "Not Found", "not_found", "Nothing.")},
+        responses={
+            200: AnswerSerializer,
+            202: PendingSerializer,
+            404: refusal(404, "Not Found", "not_found", "Nothing."),
+        },
         examples=[example("Granted", _ANSWER), example("Not decided yet", _PENDING)],
     )
     def get(self, request: Request, attempt_id: uuid.UUID) -> Response:
@@ -397,13 +420,17 @@ def describe_terminal(terminal: Terminal, *, at: datetime) -> dict[str, Any]:
 
 
 def _wait(attempt: AccessAttempt) -> AccessAttempt:
-    """Until somebody settles the attempt or its deadline passes. No transaction and no lock is held meanwhile."""
+    """Until somebody settles the attempt or its deadline passes. No transaction and no lock is held
+    meanwhile."""
     remaining = (attempt.deadline_at - timezone.now()).total_seconds()
     try:
         decisions.wait(attempt.pk, timeout_s=remaining)
-    except decisions.DecisionsUnavailable as error:
+    except decisions.DecisionsUnavailableError as error:
         raise Problem(
-            503, "recognition_unavailable", "No worker can be heard; the door stays shut.", attempt_id=str(attempt.pk)
+            503,
+            "recognition_unavailable",
+            "No worker can be heard; the door stays shut.",
+            attempt_id=str(attempt.pk),
         ) from error
     return AccessAttempt.objects.get(pk=attempt.pk)
 

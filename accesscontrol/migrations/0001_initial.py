@@ -38,7 +38,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('name', models.CharField(max_length=100, unique=True)),
-                ('weekly', models.JSONField(blank=True, default=list, help_text='[{"day": 0, "from": "07:00", "to": "19:00"}], Monday is 0; an end before its beginning lies on the next day.', validators=[accesscontrol.models.require_weekly])),
+                ('weekly', models.JSONField(blank=True, default=list, help_text='[{"day": 0, "from": "22:00", "to": "06:00"}]: Monday is 0, this one ends on Tuesday.', validators=[accesscontrol.models.require_weekly])),
             ],
             options={
                 'ordering': ['name'],
