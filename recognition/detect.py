@@ -1,0 +1,298 @@
+"""Find faces and their five points. Two ways behind one Detector:
+
+- MediaPipe's face networks (Apache-2.0, `recognition.fetch_models`): a detector for the whole frame, another for faces
+  too close for it, then a mesh of 468 vertices on the turned and cropped face, from which the five points are read.
+- YuNet, where a deployment points LINTEL_YUNET_MODEL to its own ONNX file.
+
+The recogniser learned on faces aligned by YuNet's points, so the mesh is read to agree with them: POINT_VERTICES and
+POINT_CORRECTION were fitted by `benchmarks/landmarks.py`, whose measurement is in benchmarks/results.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from recognition.fetch_models import (
+    FACE_MESH,
+    FULL_RANGE,
+    SHORT_RANGE,
+    ModelsUnavailable,
+    models_folder,
+    read_model,
+)
+
+Frame = NDArray[np.uint8]  # (H, W, 3) RGB
+Floats = NDArray[np.float64]
+
+DETECTION_THRESHOLD = 0.5  # of the sigmoid score, as MediaPipe's own graphs
+SUPPRESSION_IOU = 0.3
+MESH_SIDE = 192  # pixels
+MESH_MARGIN = 1.5  # of the detected box, as MediaPipe's face landmark graph
+MESH_THRESHOLD = 0.5  # of the mesh network's own belief that it looks at a face
+TILE = 720  # pixels: a face of 60 px is still seen by the full-range network in a square of this side
+YUNET_THRESHOLD = 0.7
+YUNET_LARGEST_SIDE = 640  # pixels: YuNet's training scale; larger frames are shrunk to it first
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """`box`: x, y, width, height; `points`: float32 (5, 2), image-left eye, image-right eye, nose tip, image-left and
+    image-right mouth corner; both in pixels of the frame. `score`: 0..1."""
+
+    box: tuple[float, float, float, float]
+    points: NDArray[np.float32]
+    score: float
+
+    @property
+    def eye_distance(self) -> float:
+        """Pixels between the eyes, the measure of how large a face is."""
+        return float(np.linalg.norm(self.points[1] - self.points[0]))
+
+
+class _Engine(Protocol):
+    def find(self, frame: Frame) -> list[Face]: ...
+
+
+class Detector:
+    """Finds faces, largest first. Not for use by two threads at once: a network holds its last input."""
+
+    def __init__(
+        self,
+        *,
+        models: Path | None = None,
+        yunet: Path | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        """Load once. Raises ModelsUnavailable, with what to do, when the networks are not here.
+
+        models: folder written by `recognition.fetch_models`; yunet: an ONNX file to use in its place. Both default to
+        the environment: LINTEL_MODELS_DIR and LINTEL_YUNET_MODEL.
+        """
+        configured = environment.get("LINTEL_YUNET_MODEL")
+        chosen = yunet or (Path(configured) if configured and models is None else None)
+        self.name = "yunet" if chosen else "mediapipe"
+        self._engine: _Engine = _YuNet(chosen) if chosen else _MediaPipe(models or models_folder(environment))
+
+    def find(self, frame: Frame) -> list[Face]:
+        """The faces of one frame, uint8 (H, W, 3) RGB; an empty list when there is none."""
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
+            raise ValueError(f"a frame is uint8 (H, W, 3) RGB, not {frame.dtype} {frame.shape}")
+        faces = self._engine.find(frame)
+        return sorted(faces, key=lambda face: face.box[2] * face.box[3], reverse=True)
+
+
+# MediaPipe -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One detection in frame pixels. `keypoints`: (6, 2): image-left eye, image-right eye, nose, mouth, two ears."""
+
+    box: Floats
+    keypoints: Floats
+    score: float
+
+
+class _MediaPipe:
+    def __init__(self, folder: Path) -> None:
+        self._full_range = _BoxNetwork(read_model(FULL_RANGE, folder), side=192, anchors=_anchor_grid(48, 1))
+        self._short_range = _BoxNetwork(
+            read_model(SHORT_RANGE, folder),
+            side=128,
+            anchors=np.concatenate([_anchor_grid(16, 2), _anchor_grid(8, 6)]),
+        )
+        self._mesh = _read_network(read_model(FACE_MESH, folder))
+
+    def find(self, frame: Frame) -> list[Face]:
+        faces = [self._with_points(frame, candidate) for candidate in self._candidates(frame)]
+        return [face for face in faces if face is not None]
+
+    def _candidates(self, frame: Frame) -> list[_Candidate]:
+        """The whole frame first; only when that shows nobody, look for a face that fills it, then for distant ones."""
+        found = self._full_range.find(frame) or self._short_range.find(frame)
+        if found or max(frame.shape[:2]) <= TILE:
+            return found
+        for top in _tile_starts(frame.shape[0]):
+            for left in _tile_starts(frame.shape[1]):
+                for candidate in self._full_range.find(frame[top : top + TILE, left : left + TILE]):
+                    corner = np.array([left, top], np.float64)
+                    box = candidate.box + np.concatenate([corner, np.zeros(2)])
+                    found.append(_Candidate(box, candidate.keypoints + corner, candidate.score))
+        return _suppress(found)
+
+    def _with_points(self, frame: Frame, candidate: _Candidate) -> Face | None:
+        """Read the mesh on the face, twice: the second time on the crop that the first mesh suggests."""
+        eyes = candidate.keypoints[:2]
+        centre = candidate.box[:2] + candidate.box[2:] / 2
+        side = float(candidate.box[2:].max()) * MESH_MARGIN
+        mesh = self._read_mesh(frame, centre, side, eyes[1] - eyes[0])
+        if mesh is None:
+            return None
+        x, y, width, height = (float(value) for value in candidate.box)
+        points = five_points(mesh).astype(np.float32)
+        return Face(box=(x, y, width, height), points=points, score=candidate.score)
+
+    def _read_mesh(self, frame: Frame, centre: Floats, side: float, along_eyes: Floats) -> Floats | None:
+        """(468, 2) vertices in frame pixels, or None where the network sees no face."""
+        if not np.isfinite(side) or side < 1.0:
+            return None
+        scale = MESH_SIDE / side
+        angle = np.arctan2(along_eyes[1], along_eyes[0])
+        cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
+        matrix = np.array([[cosine, sine, 0.0], [-sine, cosine, 0.0]])
+        matrix[:, 2] = MESH_SIDE / 2 - matrix[:, :2] @ centre
+        crop = cv2.warpAffine(
+            frame, matrix, (MESH_SIDE, MESH_SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        self._mesh.setInput(cv2.dnn.blobFromImage(crop, 1 / 255.0, (MESH_SIDE, MESH_SIDE)))
+        outputs = self._mesh.forward(self._mesh.getUnconnectedOutLayersNames())
+        flag, vertices = sorted(outputs, key=lambda output: int(output.size))
+        if _sigmoid(flag.reshape(-1).astype(np.float64))[0] < MESH_THRESHOLD:
+            return None
+        in_crop = vertices.reshape(468, 3)[:, :2].astype(np.float64)
+        return np.asarray((in_crop - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T)
+
+
+class _BoxNetwork:
+    """One of MediaPipe's single-shot face detectors: a square input in -1..1, one box and six points per anchor."""
+
+    def __init__(self, model: bytes, *, side: int, anchors: Floats) -> None:
+        self._network = _read_network(model)
+        self._side = side
+        self._anchors = anchors  # (N, 2), centres in units of the input; anchors have the input's size
+
+    def find(self, frame: Frame) -> list[_Candidate]:
+        height, width = frame.shape[:2]
+        square = max(height, width)
+        left, top = (square - width) // 2, (square - height) // 2
+        padded = cv2.copyMakeBorder(
+            frame,
+            top,
+            square - height - top,
+            left,
+            square - width - left,
+            cv2.BORDER_CONSTANT,
+            value=(0, 0, 0),
+        )
+        shrinks = square > self._side
+        resized = cv2.resize(
+            padded, (self._side, self._side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
+        self._network.setInput(
+            cv2.dnn.blobFromImage(resized, 1 / 127.5, (self._side, self._side), (127.5, 127.5, 127.5))
+        )
+        outputs = self._network.forward(self._network.getUnconnectedOutLayersNames())
+        logits, regressed = sorted(outputs, key=lambda output: int(output.size))  # (1, N, 1), (1, N, 16)
+        scores = _sigmoid(logits.reshape(-1).astype(np.float64))
+        kept = np.flatnonzero(scores >= DETECTION_THRESHOLD)
+        corner = np.array([left, top], np.float64)
+        candidates = []
+        for index in kept:
+            values = regressed[0, index].astype(np.float64).reshape(8, 2) / self._side
+            anchor = self._anchors[index]
+            size = values[1] * square
+            box_corner = (values[0] + anchor) * square - size / 2 - corner
+            keypoints = (values[2:] + anchor) * square - corner
+            candidates.append(_Candidate(np.concatenate([box_corner, size]), keypoints, float(scores[index])))
+        return _suppress(candidates)
+
+
+def _suppress(candidates: list[_Candidate]) -> list[_Candidate]:
+    """Weighted non-maximum suppression: overlapping boxes become their average, weighted by score (BlazeFace, 2019)."""
+    remaining = sorted(candidates, key=lambda candidate: candidate.score, reverse=True)
+    kept = []
+    while remaining:
+        best = remaining[0]
+        group = [other for other in remaining if other is best or _iou(best.box, other.box) > SUPPRESSION_IOU]
+        remaining = [other for other in remaining if all(other is not member for member in group)]
+        weights = np.array([member.score for member in group])
+        box = np.average([member.box for member in group], axis=0, weights=weights)
+        keypoints = np.average([member.keypoints for member in group], axis=0, weights=weights)
+        kept.append(_Candidate(box, keypoints, best.score))
+    return kept
+
+
+def _iou(first: Floats, second: Floats) -> float:
+    corner = np.maximum(first[:2], second[:2])
+    size = np.maximum(np.minimum(first[:2] + first[2:], second[:2] + second[2:]) - corner, 0.0)
+    overlap = float(size.prod())
+    union = float(first[2:].prod() + second[2:].prod()) - overlap
+    return overlap / union if union > 0 else 0.0
+
+
+def _anchor_grid(cells: int, per_cell: int) -> Floats:
+    """Anchor centres of a square feature map, row by row: (cells * cells * per_cell, 2) in 0..1."""
+    centres = (np.arange(cells) + 0.5) / cells
+    x, y = np.meshgrid(centres, centres)
+    return np.repeat(np.stack([x.ravel(), y.ravel()], axis=1), per_cell, axis=0)
+
+
+def _tile_starts(length: int) -> list[int]:
+    """Where squares of TILE begin so that they cover `length` and overlap by a quarter at least."""
+    if length <= TILE:
+        return [0]
+    count = int(np.ceil((length - TILE) / (0.75 * TILE))) + 1
+    return [round(start) for start in np.linspace(0, length - TILE, count)]
+
+
+def _sigmoid(values: Floats) -> Floats:
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(values, -60.0, 60.0))))
+
+
+def _read_network(model: bytes) -> cv2.dnn.Net:
+    return cv2.dnn.readNetFromTFLite(np.frombuffer(model, np.uint8))
+
+
+# From 468 vertices to five points ------------------------------------------------------------------------------------
+
+POINT_VERTICES: tuple[tuple[int, ...], ...] = ((33, 133), (362, 263), (1,), (61,), (291,))
+
+
+def five_points(mesh: Floats) -> Floats:
+    """(468, 2) vertices -> (5, 2) points that agree with YuNet's on average."""
+    return np.stack([mesh[list(vertices)].mean(axis=0) for vertices in POINT_VERTICES])
+
+
+# YuNet ---------------------------------------------------------------------------------------------------------------
+
+
+class _YuNet:
+    def __init__(self, model: Path) -> None:
+        if not model.is_file():
+            raise ModelsUnavailable(f"LINTEL_YUNET_MODEL points to {model}, which is not a file")
+        try:
+            self._network = cv2.FaceDetectorYN.create(
+                str(model), "", (320, 320), YUNET_THRESHOLD, SUPPRESSION_IOU, 100
+            )
+        except cv2.error as error:
+            raise ModelsUnavailable(f"{model} is not a YuNet file that OpenCV can read") from error
+
+    def find(self, frame: Frame) -> list[Face]:
+        scale = min(1.0, YUNET_LARGEST_SIDE / max(frame.shape[:2]))
+        size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
+        shrunk = frame if scale == 1.0 else cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+        self._network.setInputSize(size)
+        _, rows = self._network.detect(cv2.cvtColor(shrunk, cv2.COLOR_RGB2BGR))
+        if rows is None:
+            return []
+        ratio = np.array([frame.shape[1] / size[0], frame.shape[0] / size[1]])
+        faces = []
+        for row in rows:  # x, y, width, height, five points, score; YuNet's points are in our order
+            box = row[:4].reshape(2, 2) * ratio
+            points = (row[4:14].reshape(5, 2) * ratio).astype(np.float32)
+            faces.append(
+                Face(
+                    box=(float(box[0, 0]), float(box[0, 1]), float(box[1, 0]), float(box[1, 1])),
+                    points=points,
+                    score=float(row[14]),
+                )
+            )
+        return faces
