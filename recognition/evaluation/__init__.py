@@ -1,0 +1,1 @@
+"""Measuring the recogniser: verification, identification, and attacks on what leaves a terminal."""

@@ -1,0 +1,1 @@
+"""Attacks on ourselves. Each knows everything that is public: the transform, the profile, the model."""

@@ -1,0 +1,148 @@
+"""The attacker's own copy of the two frequency transforms, as linear maps it can invert.
+
+Written from the definition and independently of `recognition.frequency` (the tests hold the two against each
+other), in torch, because attacks need gradients.
+
+Both transforms act on each centred YCbCr plane x (112, 112) as T x T^T, T of 8 rows per block:
+`critical`: T is the block-diagonal orthonormal DCT of 8x8 blocks, 14 blocks a side.
+`paper`: T is that DCT after an eightfold bilinear upsampling (corners aligned), 112 blocks a side. A block then
+depends on 3x3 pixels only, so its 63 noisy coefficients are 63 noisy views of at most 9 numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SIDE = 112  # pixels
+BLOCK = 8  # pixels after upsampling
+
+# BT.601, full range (JPEG): rows Y, Cb, Cr over columns R, G, B. Y is then centred by -128, Cb and Cr are already.
+RGB_TO_YCBCR = np.array(
+    [
+        [0.299, 0.587, 0.114],
+        [-0.168735892, -0.331264108, 0.5],
+        [0.5, -0.418687589, -0.081312411],
+    ]
+)
+LUMA_CENTRE = 128.0
+
+
+def ycbcr_from_rgb(rgb: Tensor) -> Tensor:
+    """(N, 3, H, W) RGB in 0..255 to centred YCbCr of the same shape."""
+    planes = torch.einsum("pc,nchw->nphw", torch.as_tensor(RGB_TO_YCBCR, dtype=rgb.dtype, device=rgb.device), rgb)
+    return planes - planes.new_tensor([LUMA_CENTRE, 0.0, 0.0]).view(1, 3, 1, 1)
+
+
+def rgb_from_ycbcr(planes: Tensor) -> Tensor:
+    """Inverse of `ycbcr_from_rgb`; not clipped."""
+    inverse = torch.as_tensor(np.linalg.inv(RGB_TO_YCBCR), dtype=planes.dtype, device=planes.device)
+    return torch.einsum("cp,nphw->nchw", inverse, planes + planes.new_tensor([LUMA_CENTRE, 0.0, 0.0]).view(1, 3, 1, 1))
+
+
+def planes_from_crops(crops: np.ndarray) -> Tensor:
+    """uint8 (N, 112, 112, 3) RGB to centred YCbCr float32 (N, 3, 112, 112)."""
+    return ycbcr_from_rgb(torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float())
+
+
+def crops_from_planes(planes: Tensor) -> np.ndarray:
+    """Centred YCbCr (N, 3, 112, 112) to uint8 RGB (N, 112, 112, 3), rounded and clipped."""
+    rgb = rgb_from_ycbcr(planes).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+    return np.asarray(rgb)
+
+
+def dct_matrix(size: int = BLOCK) -> np.ndarray:
+    """Orthonormal type-II DCT, (size, size): row u is frequency u."""
+    u, x = np.arange(size)[:, None], np.arange(size)[None, :]
+    matrix = np.sqrt(2.0 / size) * np.cos(np.pi * (2 * x + 1) * u / (2 * size))
+    matrix[0] /= np.sqrt(2.0)
+    return np.asarray(matrix)
+
+
+def upsampling_matrix(size: int = SIDE, factor: int = BLOCK) -> np.ndarray:
+    """Bilinear upsampling with aligned corners along one axis, (factor*size, size)."""
+    source = np.arange(size * factor) * (size - 1) / (size * factor - 1)
+    left = np.minimum(source.astype(int), size - 2)
+    matrix = np.zeros((size * factor, size))
+    rows = np.arange(size * factor)
+    matrix[rows, left] = 1 - (source - left)
+    matrix[rows, left + 1] = source - left
+    return matrix
+
+
+@lru_cache(maxsize=4)
+def axis_matrix(transform: str) -> np.ndarray:
+    """T of the transform named, (8*blocks, 112): row 8*r+u is frequency u of block r."""
+    blocks = {"paper": SIDE, "critical": SIDE // BLOCK}[transform]
+    dct = np.kron(np.eye(blocks), dct_matrix())
+    return np.asarray(dct @ upsampling_matrix() if transform == "paper" else dct)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """The transform as a linear map from planes (N, 3, 112, 112) to features (N, C, B, B), C = 3*63 (3*64 with DC)."""
+
+    transform: str
+    with_dc: bool = False
+
+    @property
+    def blocks(self) -> int:
+        return axis_matrix(self.transform).shape[0] // BLOCK
+
+    @property
+    def frequencies(self) -> int:
+        return BLOCK * BLOCK - (0 if self.with_dc else 1)
+
+    def forward(self, planes: Tensor) -> Tensor:
+        t = torch.as_tensor(axis_matrix(self.transform), dtype=planes.dtype, device=planes.device)
+        b = self.blocks
+        coefficients = (t @ planes @ t.T).view(-1, 3, b, BLOCK, b, BLOCK)  # N, plane, block row, u, block col, v
+        channels = coefficients.permute(0, 1, 3, 5, 2, 4).reshape(-1, 3, BLOCK * BLOCK, b, b)
+        return channels[:, :, BLOCK * BLOCK - self.frequencies :].reshape(-1, 3 * self.frequencies, b, b)
+
+
+class Misfit:
+    """Sum over all coefficients of weight * (forward(x) - y)^2, a quadratic in x, cheap to evaluate many times.
+
+    y: (N, C, B, B) observed features; weight: (C, B, B), one over the noise variance. For `paper` the 63 coefficients
+    of a block are folded once into a 9x9 matrix and a 9-vector over the block's 3x3 pixels: the same quadratic up to
+    a constant, a hundredfold cheaper per step.
+    """
+
+    def __init__(self, operator: Operator, y: Tensor, weight: Tensor) -> None:
+        self.operator = operator
+        b, f = operator.blocks, operator.frequencies
+        if operator.transform == "critical":
+            self.y, self.weight = y, weight
+            return
+        # Per block row r: the 8x3 matrix from pixels r-1, r, r+1 to its frequencies; outside the image it is zero.
+        padded = np.pad(axis_matrix(operator.transform), ((0, 0), (1, 1)))
+        local = np.stack([padded[BLOCK * r : BLOCK * (r + 1), r : r + 3] for r in range(b)])  # (B, 8, 3)
+        local_t = torch.as_tensor(local, dtype=y.dtype, device=y.device)
+        w = weight.view(3, f, b, b)
+        if f < BLOCK * BLOCK:
+            w = functional.pad(w, (0, 0, 0, 0, 1, 0))
+        w = w.view(3, BLOCK, BLOCK, b, b)
+        pairs = torch.einsum("rua,rub->ruab", local_t, local_t)  # (B, 8, 3, 3)
+        gram = torch.einsum("puvrc,ruab,cvde->padbecr", w, pairs, pairs)  # plane, (a d) x (b e), col, row
+        self.gram = gram.permute(0, 1, 2, 3, 4, 6, 5).reshape(3, 9, 9, b * b)
+        target = (y * weight).view(-1, 3, f, b, b)
+        if f < BLOCK * BLOCK:
+            target = functional.pad(target, (0, 0, 0, 0, 1, 0))
+        target = target.view(-1, 3, BLOCK, BLOCK, b, b)
+        moment = torch.einsum("npuvrc,rua,cvd->npadrc", target, local_t, local_t)
+        self.moment = moment.reshape(-1, 3, 9, b * b)
+
+    def __call__(self, planes: Tensor) -> Tensor:
+        """Per-image misfit, (N,); for `paper` up to a constant."""
+        if self.operator.transform == "critical":
+            return (self.weight * (self.operator.forward(planes) - self.y) ** 2).sum(dim=(1, 2, 3))
+        n = len(planes)
+        patches = functional.unfold(planes.reshape(n * 3, 1, SIDE, SIDE), 3, padding=1).view(n, 3, 9, SIDE * SIDE)
+        quadratic = (torch.einsum("pijl,npjl->npil", self.gram, patches) * patches).sum(dim=(1, 2, 3))
+        return quadratic - 2 * (self.moment * patches).sum(dim=(1, 2, 3))
