@@ -1,5 +1,5 @@
-"""Figures of merit, in pure numpy. Scores are similarities: higher means more alike, and a score is accepted when it
-is at or above the threshold.
+"""Figures of merit, in pure numpy. Scores are similarities: higher means more alike, and a score is
+accepted when it is at or above the threshold.
 
 FMR/FNMR are errors of one comparison (1:1), FPIR/FNIR of one search of a gallery (1:N).
 """
@@ -25,8 +25,8 @@ class Interval:
 
 
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval (1927) of a proportion. Trials must be independent for it to mean what it says."""
-    if not 0 <= successes <= trials or trials == 0:
+    """Wilson's score interval (1927) of a proportion. Trials must be independent for it to mean what it
+    says.""" if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"{successes} successes in {trials} trials")
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     p = successes / trials
@@ -37,12 +37,13 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
     return Interval(low, high)
 
 
-# --- 1:1 ---------------------------------------------------------------------------------------------------------
+# --- 1:1 --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class FoldAccuracy:
-    """Accuracy over folds, as LFW's unrestricted protocol defines it: fold k at the threshold best on the others."""
+    """Accuracy over folds, as LFW's unrestricted protocol defines it: fold k at the threshold best on the
+    others."""
 
     mean: float
     deviation: float  # standard deviation over folds
@@ -51,13 +52,13 @@ class FoldAccuracy:
 
 
 def best_threshold(scores: ArrayLike, same: ArrayLike) -> float:
-    """The threshold of highest accuracy; the middle of the gap it lies in, and of several as good the median one."""
-    s, y = np.asarray(scores, np.float64), np.asarray(same, bool)
-    if s.size == 0:
+    """The threshold of highest accuracy; the middle of the gap it lies in, and of several as good the
+    median one.""" s, y = np.asarray(scores, np.float64), np.asarray(same, bool) if s.size == 0:
         raise ValueError("no scores to choose a threshold from")
     order = np.argsort(s, kind="stable")
     s, y = s[order], y[order]
-    # Cutting below position i accepts scores[i:]: right are the impostors before it and the genuine from it on.
+    # Cutting below position i accepts scores[i:]: right are the impostors before it and the genuine from it
+    # on.
     correct = np.concatenate([[0], np.cumsum(~y)]) + np.concatenate([np.cumsum(y[::-1])[::-1], [0]])
     cuts = np.concatenate([[True], s[1:] != s[:-1], [True]])  # equal scores fall on one side together
     best = np.flatnonzero(cuts & (correct == correct[cuts].max()))
@@ -80,12 +81,14 @@ def fold_accuracy(scores: ArrayLike, same: ArrayLike, folds: ArrayLike) -> FoldA
     accuracies = [
         float(np.mean((s[f == name] >= t) == y[f == name])) for name, t in zip(names, thresholds, strict=True)
     ]
-    return FoldAccuracy(float(np.mean(accuracies)), float(np.std(accuracies)), tuple(accuracies), tuple(thresholds))
+    return FoldAccuracy(float(np.mean(accuracies)), float(np.std(accuracies)), tuple(accuracies),
+    tuple(thresholds))
 
 
 @dataclass(frozen=True)
 class ErrorRate:
-    """FNMR at an FMR (or FNIR at an FPIR): what was asked, what was reached, and how many trials stand behind it."""
+    """FNMR at an FMR (or FNIR at an FPIR): what was asked, what was reached, and how many trials stand
+    behind it."""
 
     target: float  # FMR asked for
     reached: float  # FMR of the impostor scores given at this threshold; never above the target
@@ -113,8 +116,8 @@ def threshold_at(impostor: ArrayLike, rate: float) -> float:
 def fnmr_at_fmr(genuine: ArrayLike, impostor: ArrayLike, fmr: float) -> ErrorRate:
     """Share of genuine scores refused at the threshold that lets at most `fmr` of the impostors in.
 
-    The interval is Wilson's for the genuine trials at that threshold; `bootstrap_fnmr` adds the threshold's own
-    uncertainty.
+    The interval is Wilson's for the genuine trials at that threshold; `bootstrap_fnmr` adds the threshold's
+    own uncertainty.
     """
     g, i = np.asarray(genuine, np.float64), np.asarray(impostor, np.float64)
     threshold = threshold_at(i, fmr)
@@ -157,23 +160,22 @@ def roc(genuine: ArrayLike, impostor: ArrayLike) -> tuple[Floats, Floats, Floats
 
 
 def auc(genuine: ArrayLike, impostor: ArrayLike) -> float:
-    """Chance that a genuine score beats an impostor score, ties counting half (Mann-Whitney): the ROC's area."""
-    g, i = np.asarray(genuine, np.float64), np.sort(np.asarray(impostor, np.float64))
-    below = np.searchsorted(i, g, side="left")
-    not_above = np.searchsorted(i, g, side="right")
-    return float(np.mean(below + not_above) / (2 * i.size))
+    """Chance that a genuine score beats an impostor score, ties counting half (Mann-Whitney): the ROC's
+    area.""" g, i = np.asarray(genuine, np.float64), np.sort(np.asarray(impostor, np.float64)) below =
+    np.searchsorted(i, g, side="left") not_above = np.searchsorted(i, g, side="right") return
+    float(np.mean(below + not_above) / (2 * i.size))
 
 
-# --- 1:N ---------------------------------------------------------------------------------------------------------
+# --- 1:N --------------------------------------------------------------------------------------------------
 
 
 def fnir_at_fpir(mate: ArrayLike, best_other: ArrayLike, impostor_top: ArrayLike, fpir: float) -> ErrorRate:
-    """Share of searches by enrolled people that do not return them, at a threshold that lets at most `fpir` of the
-    searches by strangers return anyone (NIST FRTE 1:N, rank 1).
+    """Share of searches by enrolled people that do not return them, at a threshold that lets at most `fpir`
+    of the searches by strangers return anyone (NIST FRTE 1:N, rank 1).
 
-    mate: per mated search, the score of the person's own entry; best_other: the best score of anyone else in it;
-    impostor_top: per non-mated search, the best score of all. A mated search that ranks another person first, or
-    level, is a miss whatever its score.
+    mate: per mated search, the score of the person's own entry; best_other: the best score of anyone else
+    in it; impostor_top: per non-mated search, the best score of all. A mated search that ranks another
+    person first, or level, is a miss whatever its score.
     """
     i = np.asarray(impostor_top, np.float64)
     threshold = threshold_at(i, fpir)
@@ -210,7 +212,7 @@ def fmr_for_fpir(fpir: float, gallery: int) -> float:
     return float(-np.expm1(np.log1p(-fpir) / gallery))
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------
+# --- pictures ---------------------------------------------------------------------------------------------
 
 
 def psnr(picture: ArrayLike, reference: ArrayLike) -> float:
@@ -248,15 +250,17 @@ def ssim(picture: ArrayLike, reference: ArrayLike) -> float:
     return float(similarity.mean())
 
 
-# --- templates ---------------------------------------------------------------------------------------------------
+# --- templates --------------------------------------------------------------------------------------------
 
 
 def unlinkability(mated: ArrayLike, non_mated: ArrayLike, *, prior_ratio: float = 1.0) -> float:
-    """D_sys of Gomez-Barrero, Galbally, Rathgeb and Busch (IEEE TIFS 13(6), 2018): 0 unlinkable, 1 fully linkable.
+    """D_sys of Gomez-Barrero, Galbally, Rathgeb and Busch (IEEE TIFS 13(6), 2018): 0 unlinkable, 1 fully
+    linkable.
 
-    mated: scores between templates of one person under different keys; non_mated: of different people under different
-    keys. Densities are histograms of at most 100 bins, at least ten mated scores to a bin; where both are sparse the
-    figure is biased upwards, so read it beside its value for two halves of the non-mated scores.
+    mated: scores between templates of one person under different keys; non_mated: of different people under
+    different keys. Densities are histograms of at most 100 bins, at least ten mated scores to a bin; where
+    both are sparse the figure is biased upwards, so read it beside its value for two halves of the
+    non-mated scores.
     """
     m, n = np.asarray(mated, np.float64), np.asarray(non_mated, np.float64)
     bins = max(1, min(m.size // 10, 100))

@@ -1,4 +1,5 @@
-"""Recovery by an attacker who knows the operator and the noise: weighted least squares with a total-variation prior.
+"""Recovery by an attacker who knows the operator and the noise: weighted least squares with a
+total-variation prior.
 
 The attacker is given what METHOD gives it: the transform, the profile (so every noise variance), and the mean
 colour of the crop, which the transform drops with the DC. It is handed no picture of anybody.
@@ -15,8 +16,9 @@ from recognition.budget import PrivacyProfile
 from recognition.evaluation.attacks.observation import Coded, Observation, Protection
 from recognition.evaluation.attacks.operator import BLOCK, SIDE, Misfit, crops_from_planes, planes_from_crops
 
-# Total-variation weight per plane (Y, Cb, Cr), in 1/levels. The negative log of a Laplace prior on the steps between
-# neighbouring pixels would be 8 times this and blurs; this was best in SSIM on generated faces from weak noise to strong.
+# Total-variation weight per plane (Y, Cb, Cr), in 1/levels. The negative log of a Laplace prior on the
+# steps between neighbouring pixels would be 8 times this and blurs; this was best in SSIM on generated
+# faces from weak noise to strong.
 TV_WEIGHT = (0.022, 0.06, 0.06)
 LEARNING_RATE = 3.0  # grey levels a step, falling to a hundredth along a cosine
 
@@ -31,7 +33,8 @@ def total_variation(planes: Tensor) -> Tensor:
 def recover(observation: Observation, mean_colour: Tensor, *, steps: int = 150, tv: float = 1.0) -> Tensor:
     """Most probable planes (N, 3, 112, 112) given the observation.
 
-    mean_colour: (N, 3) mean of each centred plane, known to the attacker. tv scales the prior; 1 is the prior above.
+    mean_colour: (N, 3) mean of each centred plane, known to the attacker. tv scales the prior; 1 is the
+    prior above.
     """
     misfit = Misfit(observation.operator, observation.values, 1.0 / observation.variance)
     n, blocks = len(mean_colour), SIDE // BLOCK
@@ -57,12 +60,12 @@ def recover(observation: Observation, mean_colour: Tensor, *, steps: int = 150, 
 
 
 def wiener(observation: Observation, mean_colour: Tensor) -> Tensor:
-    """Closed-form linear estimate for `critical`: every coefficient shrunk by signal over signal plus noise."""
-    operator = observation.operator
-    if operator.transform != "critical":
+    """Closed-form linear estimate for `critical`: every coefficient shrunk by signal over signal plus
+    noise.""" operator = observation.operator if operator.transform != "critical":
         raise ValueError("the closed form is for the critical transform, whose operator is orthonormal")
     shrunk = observation.values * observation.prior / (observation.prior + observation.variance)
-    # The operator is orthonormal, so its transpose inverts it; the gradient of <forward(x), shrunk> is that transpose.
+    # The operator is orthonormal, so its transpose inverts it; the gradient of <forward(x), shrunk> is that
+    # transpose.
     x = torch.zeros(len(shrunk), 3, SIDE, SIDE, requires_grad=True)
     (transposed,) = torch.autograd.grad((operator.forward(x) * shrunk).sum(), x)
     centred = transposed - transposed.mean(dim=(2, 3), keepdim=True)
@@ -82,16 +85,16 @@ def attack(
 ) -> np.ndarray:
     """Recover crops uint8 (N, 112, 112, 3) from what `protection` lets out; returns the same shape and dtype.
 
-    captures: how many independently protected copies of the same crop the attacker holds. closed_form: `wiener`
-    instead of the iterative estimate (critical only).
+    captures: how many independently protected copies of the same crop the attacker holds. closed_form:
+    `wiener` instead of the iterative estimate (critical only).
     """
     recovered = []
     for start in range(0, len(crops), batch):
         part = crops[start : start + batch]
         observation = protection.observe(part, captures=captures, seed=seed + start)
         mean_colour = planes_from_crops(part).mean(dim=(2, 3))
-        x = wiener(observation, mean_colour) if closed_form else recover(observation, mean_colour, steps=steps, tv=tv)
-        recovered.append(crops_from_planes(x))
+        x = wiener(observation, mean_colour) if closed_form else recover(observation, mean_colour,
+        steps=steps, tv=tv) recovered.append(crops_from_planes(x))
     return np.concatenate(recovered)
 
 

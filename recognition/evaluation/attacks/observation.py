@@ -1,7 +1,8 @@
 """What an attacker holds: features seen through a protection, each with the variance of what it says.
 
-A protection turns crops into an `Observation`. `Coded` is what Lintel sends; the others are the rows to compare with:
-nothing but the transform, Laplace noise left as floats, and the noise of the method's public code.
+A protection turns crops into an `Observation`. `Coded` is what Lintel sends; the others are the rows to
+compare with: nothing but the transform, Laplace noise left as floats, and the noise of the method's public
+code.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ from recognition.frequency import to_frequency
 from recognition.noise import perturb
 from recognition.types import FaceCrop
 
-# Variance given to coefficients that carry no noise at all, in squared coefficient units: keeps 1/variance finite.
+# Variance given to coefficients that carry no noise at all, in squared coefficient units: keeps 1/variance
+# finite.
 EXACT = 0.25
-PUBLIC_CODE_SCALE = 0.25  # the reference code's default: sensitivity 1 over an epsilon_mean of 4, METHOD section 2
-PUBLIC_CODE_EPSILON_MEAN = 4.0
+PUBLIC_CODE_SCALE = 0.25  # the reference code's default: sensitivity 1 over an epsilon_mean of 4, METHOD
+section 2 PUBLIC_CODE_EPSILON_MEAN = 4.0
 
 
 @dataclass(frozen=True)
 class Observation:
-    """values (N, C, B, B): unbiased views of the features; variance (C, B, B): of their error, infinite where nothing
-    is sent; prior (C, 1, 1): variance of the clean coefficient over people, which is public."""
+    """values (N, C, B, B): unbiased views of the features; variance (C, B, B): of their error, infinite
+    where nothing is sent; prior (C, 1, 1): variance of the clean coefficient over people, which is
+    public."""
 
     operator: Operator
     values: Tensor
@@ -68,7 +71,8 @@ class Nothing:
         operator = Operator(self.transform, self.with_dc)
         values = _features(operator, crops)
         return Observation(
-            operator, values, torch.full(values.shape[1:], EXACT), values.var(dim=(0, 2, 3)).view(-1, 1, 1) + EXACT
+            operator, values, torch.full(values.shape[1:], EXACT), values.var(dim=(0, 2, 3)).view(-1, 1, 1)
+            + EXACT
         )
 
 
@@ -154,11 +158,12 @@ class Coded:
 class CodeReader:
     """Reads a code as the expected coefficient given that code, and knows how far off that is.
 
-    A coefficient x is taken as Laplace-distributed around 0 with the profile's public deviation and clipped to the
-    profile's range; a code is the interval that x plus Laplace noise falls into. m_k = E[x | code k]. Over captures
-    the mean of m_k has expectation R(x) and variance V(x)/captures; scaling it by a = Var x / Cov(R(x), x) makes its
-    regression on x have slope 1, and what is left is the variance an attacker should give it. Tabulated over noise
-    scales per channel, interpolated in the logarithm of the position weight.
+    A coefficient x is taken as Laplace-distributed around 0 with the profile's public deviation and clipped
+    to the profile's range; a code is the interval that x plus Laplace noise falls into. m_k = E[x | code
+    k]. Over captures the mean of m_k has expectation R(x) and variance V(x)/captures; scaling it by a = Var
+    x / Cov(R(x), x) makes its regression on x have slope 1, and what is left is the variance an attacker
+    should give it. Tabulated over noise scales per channel, interpolated in the logarithm of the position
+    weight.
     """
 
     GRID = 65  # values of x per channel
@@ -222,14 +227,14 @@ class CodeReader:
     def unbiased(
         self, mean_of_expected: NDArray[np.float32], captures: int
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Mean over captures of `expected`, (N, C, H, W), to unbiased values and their error variance (C, H, W)."""
-        variance_x = self.variance_x[:, None, None]
-        covariance = self._at_positions(self.covariance)
-        sent = np.broadcast_to(self.profile.sent[:, None, None], covariance.shape) & (covariance > 1e-12)
-        a = np.divide(variance_x, covariance, out=np.zeros_like(covariance), where=sent)
-        spread = self._at_positions(self.variance_r) + self._at_positions(self.variance_m) / captures
-        error = np.where(sent, np.maximum(a**2 * spread - variance_x, EXACT), np.inf)
-        return (mean_of_expected * a).astype(np.float32), error.astype(np.float32)
+        """Mean over captures of `expected`, (N, C, H, W), to unbiased values and their error variance (C,
+        H, W).""" variance_x = self.variance_x[:, None, None] covariance =
+        self._at_positions(self.covariance) sent = np.broadcast_to(self.profile.sent[:, None, None],
+        covariance.shape) & (covariance > 1e-12) a = np.divide(variance_x, covariance,
+        out=np.zeros_like(covariance), where=sent) spread = self._at_positions(self.variance_r) +
+        self._at_positions(self.variance_m) / captures error = np.where(sent, np.maximum(a**2 * spread -
+        variance_x, EXACT), np.inf) return (mean_of_expected * a).astype(np.float32),
+        error.astype(np.float32)
 
 
 def _prior(profile: PrivacyProfile) -> Tensor:

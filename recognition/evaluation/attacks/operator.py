@@ -5,8 +5,8 @@ other), in torch, because attacks need gradients.
 
 Both transforms act on each centred YCbCr plane x (112, 112) as T x T^T, T of 8 rows per block:
 `critical`: T is the block-diagonal orthonormal DCT of 8x8 blocks, 14 blocks a side.
-`paper`: T is that DCT after an eightfold bilinear upsampling (corners aligned), 112 blocks a side. A block then
-depends on 3x3 pixels only, so its 63 noisy coefficients are 63 noisy views of at most 9 numbers.
+`paper`: T is that DCT after an eightfold bilinear upsampling (corners aligned), 112 blocks a side. A block
+then depends on 3x3 pixels only, so its 63 noisy coefficients are 63 noisy views of at most 9 numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch.nn import functional
 SIDE = 112  # pixels
 BLOCK = 8  # pixels after upsampling
 
-# BT.601, full range (JPEG): rows Y, Cb, Cr over columns R, G, B. Y is then centred by -128, Cb and Cr are already.
+# BT.601, full range (JPEG): rows Y, Cb, Cr over columns R, G, B. Y is then centred by -128, Cb and Cr are
+# already.
 RGB_TO_YCBCR = np.array(
     [
         [0.299, 0.587, 0.114],
@@ -35,14 +36,15 @@ LUMA_CENTRE = 128.0
 
 def ycbcr_from_rgb(rgb: Tensor) -> Tensor:
     """(N, 3, H, W) RGB in 0..255 to centred YCbCr of the same shape."""
-    planes = torch.einsum("pc,nchw->nphw", torch.as_tensor(RGB_TO_YCBCR, dtype=rgb.dtype, device=rgb.device), rgb)
-    return planes - planes.new_tensor([LUMA_CENTRE, 0.0, 0.0]).view(1, 3, 1, 1)
+    planes = torch.einsum("pc,nchw->nphw", torch.as_tensor(RGB_TO_YCBCR, dtype=rgb.dtype,
+    device=rgb.device), rgb) return planes - planes.new_tensor([LUMA_CENTRE, 0.0, 0.0]).view(1, 3, 1, 1)
 
 
 def rgb_from_ycbcr(planes: Tensor) -> Tensor:
     """Inverse of `ycbcr_from_rgb`; not clipped."""
     inverse = torch.as_tensor(np.linalg.inv(RGB_TO_YCBCR), dtype=planes.dtype, device=planes.device)
-    return torch.einsum("cp,nphw->nchw", inverse, planes + planes.new_tensor([LUMA_CENTRE, 0.0, 0.0]).view(1, 3, 1, 1))
+    return torch.einsum("cp,nphw->nchw", inverse, planes + planes.new_tensor([LUMA_CENTRE, 0.0,
+    0.0]).view(1, 3, 1, 1))
 
 
 def planes_from_crops(crops: np.ndarray) -> Tensor:
@@ -85,7 +87,8 @@ def axis_matrix(transform: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Operator:
-    """The transform as a linear map from planes (N, 3, 112, 112) to features (N, C, B, B), C = 3*63 (3*64 with DC)."""
+    """The transform as a linear map from planes (N, 3, 112, 112) to features (N, C, B, B), C = 3*63 (3*64
+    with DC)."""
 
     transform: str
     with_dc: bool = False
@@ -101,17 +104,18 @@ class Operator:
     def forward(self, planes: Tensor) -> Tensor:
         t = torch.as_tensor(axis_matrix(self.transform), dtype=planes.dtype, device=planes.device)
         b = self.blocks
-        coefficients = (t @ planes @ t.T).view(-1, 3, b, BLOCK, b, BLOCK)  # N, plane, block row, u, block col, v
-        channels = coefficients.permute(0, 1, 3, 5, 2, 4).reshape(-1, 3, BLOCK * BLOCK, b, b)
-        return channels[:, :, BLOCK * BLOCK - self.frequencies :].reshape(-1, 3 * self.frequencies, b, b)
+        coefficients = (t @ planes @ t.T).view(-1, 3, b, BLOCK, b, BLOCK)  # N, plane, block row, u, block
+        col, v channels = coefficients.permute(0, 1, 3, 5, 2, 4).reshape(-1, 3, BLOCK * BLOCK, b, b) return
+        channels[:, :, BLOCK * BLOCK - self.frequencies :].reshape(-1, 3 * self.frequencies, b, b)
 
 
 class Misfit:
-    """Sum over all coefficients of weight * (forward(x) - y)^2, a quadratic in x, cheap to evaluate many times.
+    """Sum over all coefficients of weight * (forward(x) - y)^2, a quadratic in x, cheap to evaluate many
+    times.
 
-    y: (N, C, B, B) observed features; weight: (C, B, B), one over the noise variance. For `paper` the 63 coefficients
-    of a block are folded once into a 9x9 matrix and a 9-vector over the block's 3x3 pixels: the same quadratic up to
-    a constant, a hundredfold cheaper per step.
+    y: (N, C, B, B) observed features; weight: (C, B, B), one over the noise variance. For `paper` the 63
+    coefficients of a block are folded once into a 9x9 matrix and a 9-vector over the block's 3x3 pixels:
+    the same quadratic up to a constant, a hundredfold cheaper per step.
     """
 
     def __init__(self, operator: Operator, y: Tensor, weight: Tensor) -> None:
@@ -120,7 +124,8 @@ class Misfit:
         if operator.transform == "critical":
             self.y, self.weight = y, weight
             return
-        # Per block row r: the 8x3 matrix from pixels r-1, r, r+1 to its frequencies; outside the image it is zero.
+        # Per block row r: the 8x3 matrix from pixels r-1, r, r+1 to its frequencies; outside the image it
+        # is zero.
         padded = np.pad(axis_matrix(operator.transform), ((0, 0), (1, 1)))
         local = np.stack([padded[BLOCK * r : BLOCK * (r + 1), r : r + 3] for r in range(b)])  # (B, 8, 3)
         local_t = torch.as_tensor(local, dtype=y.dtype, device=y.device)
@@ -143,6 +148,6 @@ class Misfit:
         if self.operator.transform == "critical":
             return (self.weight * (self.operator.forward(planes) - self.y) ** 2).sum(dim=(1, 2, 3))
         n = len(planes)
-        patches = functional.unfold(planes.reshape(n * 3, 1, SIDE, SIDE), 3, padding=1).view(n, 3, 9, SIDE * SIDE)
-        quadratic = (torch.einsum("pijl,npjl->npil", self.gram, patches) * patches).sum(dim=(1, 2, 3))
+        patches = functional.unfold(planes.reshape(n * 3, 1, SIDE, SIDE), 3, padding=1).view(n, 3, 9, SIDE *
+        SIDE) quadratic = (torch.einsum("pijl,npjl->npil", self.gram, patches) * patches).sum(dim=(1, 2, 3))
         return quadratic - 2 * (self.moment * patches).sum(dim=(1, 2, 3))
