@@ -26,7 +26,8 @@ class Interval:
 
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
     """Wilson's score interval (1927) of a proportion. Trials must be independent for it to mean what it
-    says.""" if not 0 <= successes <= trials or trials == 0:
+    says."""
+    if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"{successes} successes in {trials} trials")
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     p = successes / trials
@@ -53,7 +54,9 @@ class FoldAccuracy:
 
 def best_threshold(scores: ArrayLike, same: ArrayLike) -> float:
     """The threshold of highest accuracy; the middle of the gap it lies in, and of several as good the
-    median one.""" s, y = np.asarray(scores, np.float64), np.asarray(same, bool) if s.size == 0:
+    median one."""
+    s, y = np.asarray(scores, np.float64), np.asarray(same, bool)
+    if s.size == 0:
         raise ValueError("no scores to choose a threshold from")
     order = np.argsort(s, kind="stable")
     s, y = s[order], y[order]
@@ -81,8 +84,9 @@ def fold_accuracy(scores: ArrayLike, same: ArrayLike, folds: ArrayLike) -> FoldA
     accuracies = [
         float(np.mean((s[f == name] >= t) == y[f == name])) for name, t in zip(names, thresholds, strict=True)
     ]
-    return FoldAccuracy(float(np.mean(accuracies)), float(np.std(accuracies)), tuple(accuracies),
-    tuple(thresholds))
+    return FoldAccuracy(
+        float(np.mean(accuracies)), float(np.std(accuracies)), tuple(accuracies), tuple(thresholds)
+    )
 
 
 @dataclass(frozen=True)
@@ -161,9 +165,11 @@ def roc(genuine: ArrayLike, impostor: ArrayLike) -> tuple[Floats, Floats, Floats
 
 def auc(genuine: ArrayLike, impostor: ArrayLike) -> float:
     """Chance that a genuine score beats an impostor score, ties counting half (Mann-Whitney): the ROC's
-    area.""" g, i = np.asarray(genuine, np.float64), np.sort(np.asarray(impostor, np.float64)) below =
-    np.searchsorted(i, g, side="left") not_above = np.searchsorted(i, g, side="right") return
-    float(np.mean(below + not_above) / (2 * i.size))
+    area."""
+    g, i = np.asarray(genuine, np.float64), np.sort(np.asarray(impostor, np.float64))
+    below = np.searchsorted(i, g, side="left")
+    not_above = np.searchsorted(i, g, side="right")
+    return float(np.mean(below + not_above) / (2 * i.size))
 
 
 # --- 1:N --------------------------------------------------------------------------------------------------

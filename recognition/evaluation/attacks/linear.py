@@ -61,7 +61,9 @@ def recover(observation: Observation, mean_colour: Tensor, *, steps: int = 150, 
 
 def wiener(observation: Observation, mean_colour: Tensor) -> Tensor:
     """Closed-form linear estimate for `critical`: every coefficient shrunk by signal over signal plus
-    noise.""" operator = observation.operator if operator.transform != "critical":
+    noise."""
+    operator = observation.operator
+    if operator.transform != "critical":
         raise ValueError("the closed form is for the critical transform, whose operator is orthonormal")
     shrunk = observation.values * observation.prior / (observation.prior + observation.variance)
     # The operator is orthonormal, so its transpose inverts it; the gradient of <forward(x), shrunk> is that
@@ -93,8 +95,12 @@ def attack(
         part = crops[start : start + batch]
         observation = protection.observe(part, captures=captures, seed=seed + start)
         mean_colour = planes_from_crops(part).mean(dim=(2, 3))
-        x = wiener(observation, mean_colour) if closed_form else recover(observation, mean_colour,
-        steps=steps, tv=tv) recovered.append(crops_from_planes(x))
+        x = (
+            wiener(observation, mean_colour)
+            if closed_form
+            else recover(observation, mean_colour, steps=steps, tv=tv)
+        )
+        recovered.append(crops_from_planes(x))
     return np.concatenate(recovered)
 
 

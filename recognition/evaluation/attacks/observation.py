@@ -25,8 +25,10 @@ from recognition.types import FaceCrop
 # Variance given to coefficients that carry no noise at all, in squared coefficient units: keeps 1/variance
 # finite.
 EXACT = 0.25
-PUBLIC_CODE_SCALE = 0.25  # the reference code's default: sensitivity 1 over an epsilon_mean of 4, METHOD
-section 2 PUBLIC_CODE_EPSILON_MEAN = 4.0
+PUBLIC_CODE_SCALE = (
+    0.25  # the reference code's default: sensitivity 1 over an epsilon_mean of 4, METHOD section 2
+)
+PUBLIC_CODE_EPSILON_MEAN = 4.0
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,10 @@ class Nothing:
         operator = Operator(self.transform, self.with_dc)
         values = _features(operator, crops)
         return Observation(
-            operator, values, torch.full(values.shape[1:], EXACT), values.var(dim=(0, 2, 3)).view(-1, 1, 1)
-            + EXACT
+            operator,
+            values,
+            torch.full(values.shape[1:], EXACT),
+            values.var(dim=(0, 2, 3)).view(-1, 1, 1) + EXACT,
         )
 
 
@@ -228,13 +232,14 @@ class CodeReader:
         self, mean_of_expected: NDArray[np.float32], captures: int
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean over captures of `expected`, (N, C, H, W), to unbiased values and their error variance (C,
-        H, W).""" variance_x = self.variance_x[:, None, None] covariance =
-        self._at_positions(self.covariance) sent = np.broadcast_to(self.profile.sent[:, None, None],
-        covariance.shape) & (covariance > 1e-12) a = np.divide(variance_x, covariance,
-        out=np.zeros_like(covariance), where=sent) spread = self._at_positions(self.variance_r) +
-        self._at_positions(self.variance_m) / captures error = np.where(sent, np.maximum(a**2 * spread -
-        variance_x, EXACT), np.inf) return (mean_of_expected * a).astype(np.float32),
-        error.astype(np.float32)
+        H, W)."""
+        variance_x = self.variance_x[:, None, None]
+        covariance = self._at_positions(self.covariance)
+        sent = np.broadcast_to(self.profile.sent[:, None, None], covariance.shape) & (covariance > 1e-12)
+        a = np.divide(variance_x, covariance, out=np.zeros_like(covariance), where=sent)
+        spread = self._at_positions(self.variance_r) + self._at_positions(self.variance_m) / captures
+        error = np.where(sent, np.maximum(a**2 * spread - variance_x, EXACT), np.inf)
+        return (mean_of_expected * a).astype(np.float32), error.astype(np.float32)
 
 
 def _prior(profile: PrivacyProfile) -> Tensor:

@@ -36,15 +36,18 @@ LUMA_CENTRE = 128.0
 
 def ycbcr_from_rgb(rgb: Tensor) -> Tensor:
     """(N, 3, H, W) RGB in 0..255 to centred YCbCr of the same shape."""
-    planes = torch.einsum("pc,nchw->nphw", torch.as_tensor(RGB_TO_YCBCR, dtype=rgb.dtype,
-    device=rgb.device), rgb) return planes - planes.new_tensor([LUMA_CENTRE, 0.0, 0.0]).view(1, 3, 1, 1)
+    planes = torch.einsum(
+        "pc,nchw->nphw", torch.as_tensor(RGB_TO_YCBCR, dtype=rgb.dtype, device=rgb.device), rgb
+    )
+    return planes - planes.new_tensor([LUMA_CENTRE, 0.0, 0.0]).view(1, 3, 1, 1)
 
 
 def rgb_from_ycbcr(planes: Tensor) -> Tensor:
     """Inverse of `ycbcr_from_rgb`; not clipped."""
     inverse = torch.as_tensor(np.linalg.inv(RGB_TO_YCBCR), dtype=planes.dtype, device=planes.device)
-    return torch.einsum("cp,nphw->nchw", inverse, planes + planes.new_tensor([LUMA_CENTRE, 0.0,
-    0.0]).view(1, 3, 1, 1))
+    return torch.einsum(
+        "cp,nphw->nchw", inverse, planes + planes.new_tensor([LUMA_CENTRE, 0.0, 0.0]).view(1, 3, 1, 1)
+    )
 
 
 def planes_from_crops(crops: np.ndarray) -> Tensor:
@@ -104,9 +107,11 @@ class Operator:
     def forward(self, planes: Tensor) -> Tensor:
         t = torch.as_tensor(axis_matrix(self.transform), dtype=planes.dtype, device=planes.device)
         b = self.blocks
-        coefficients = (t @ planes @ t.T).view(-1, 3, b, BLOCK, b, BLOCK)  # N, plane, block row, u, block
-        col, v channels = coefficients.permute(0, 1, 3, 5, 2, 4).reshape(-1, 3, BLOCK * BLOCK, b, b) return
-        channels[:, :, BLOCK * BLOCK - self.frequencies :].reshape(-1, 3 * self.frequencies, b, b)
+        coefficients = (t @ planes @ t.T).view(
+            -1, 3, b, BLOCK, b, BLOCK
+        )  # N, plane, block row, u, block col, v
+        channels = coefficients.permute(0, 1, 3, 5, 2, 4).reshape(-1, 3, BLOCK * BLOCK, b, b)
+        return channels[:, :, BLOCK * BLOCK - self.frequencies :].reshape(-1, 3 * self.frequencies, b, b)
 
 
 class Misfit:
@@ -148,6 +153,8 @@ class Misfit:
         if self.operator.transform == "critical":
             return (self.weight * (self.operator.forward(planes) - self.y) ** 2).sum(dim=(1, 2, 3))
         n = len(planes)
-        patches = functional.unfold(planes.reshape(n * 3, 1, SIDE, SIDE), 3, padding=1).view(n, 3, 9, SIDE *
-        SIDE) quadratic = (torch.einsum("pijl,npjl->npil", self.gram, patches) * patches).sum(dim=(1, 2, 3))
+        patches = functional.unfold(planes.reshape(n * 3, 1, SIDE, SIDE), 3, padding=1).view(
+            n, 3, 9, SIDE * SIDE
+        )
+        quadratic = (torch.einsum("pijl,npjl->npil", self.gram, patches) * patches).sum(dim=(1, 2, 3))
         return quadratic - 2 * (self.moment * patches).sum(dim=(1, 2, 3))
