@@ -1,0 +1,160 @@
+"""From face crops to embeddings the way a door does it, and the way its unprotected twin does it.
+
+The protected path is the product's own: transform, noise, the exact bytes a terminal sends, the server's
+checks on them, the recogniser. One capture is one draw of noise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recognition.budget import PrivacyProfile
+from recognition.checkpoint import ModelError, load_model, model_folder
+from recognition.frequency import to_frequency, to_planes
+from recognition.noise import Randomness, perturb
+from recognition.payload import check_noise, pack, unpack
+from recognition.recognizer import Recognizer
+from recognition.types import FaceCrop
+
+BATCH = 64  # crops
+UNPROTECTED_SUFFIX = "-unprotected"
+
+Progress = Callable[[int], None]  # told how many more are done
+
+
+class Embedder(Protocol):
+    """What turns crops into unit vectors."""
+
+    @property
+    def noisy(self) -> bool:
+        """Whether two captures of one crop differ."""
+        ...
+
+    def embed(self, crops: Sequence[FaceCrop]) -> NDArray[np.float32]:
+        """(N, D), rows of unit length; one fresh capture of each crop."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What was measured, for the record."""
+        ...
+
+
+class ProtectedEmbedder:
+    """Perturb, pack, unpack, check, embed."""
+
+    noisy = True
+
+    def __init__(self, recognizer: Recognizer, profile: PrivacyProfile, randomness: Randomness) -> None:
+        if profile.hash not in recognizer.profiles:
+            raise ModelError(f"model {recognizer.name} does not accept profile {profile.name}")
+        self.recognizer, self.profile, self.randomness = recognizer, profile, randomness
+        self.payload_bytes = 0  # largest seen
+
+    def embed(self, crops: Sequence[FaceCrop]) -> NDArray[np.float32]:
+        captures = []
+        for crop in crops:
+            perturbed = perturb(to_frequency(crop, self.profile.transform), self.profile, self.randomness)
+            sent = pack(perturbed, self.profile)
+            self.payload_bytes = max(self.payload_bytes, len(sent))
+            received = unpack(sent, self.recognizer.profiles)
+            check_noise(received, self.profile)
+            captures.append(received)
+        return np.stack([embedding.vector for embedding in self.recognizer.embed(captures)])
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "model": self.recognizer.name,
+            "protected": True,
+            "profile": self.profile.name,
+            "profile_hash": self.profile.hash,
+            "transform": self.profile.transform,
+            "epsilon_mean_per_coefficient": self.profile.epsilon_mean_per_coefficient,
+            "epsilon_per_capture": self.profile.epsilon_per_capture,
+            "payload_bytes": self.payload_bytes,
+        }
+
+
+class UnprotectedEmbedder:
+    """The twin: the same network trained the same way, on the picture itself. For comparison only."""
+
+    noisy = False
+
+    def __init__(self, folder: Path) -> None:
+        model = load_model(folder)
+        if model.accepted:
+            raise ModelError(f"{folder} holds a protected model, not an unprotected twin")
+        self.name, self.backbone = model.name, model.backbone
+
+    @torch.inference_mode()
+    def embed(self, crops: Sequence[FaceCrop]) -> NDArray[np.float32]:
+        planes = torch.from_numpy(np.stack([to_planes(crop.pixels) for crop in crops]))  # (N, 3, 112, 112)
+        vectors: NDArray[np.float32] = torch.nn.functional.normalize(self.backbone(planes)).numpy()
+        return vectors
+
+    def describe(self) -> dict[str, Any]:
+        return {"model": self.name, "protected": False}
+
+
+def open_embedder(
+    model: str, *, profile: str | None, unprotected: bool, seed: int | None, device: str = "cpu"
+) -> ProtectedEmbedder | UnprotectedEmbedder:
+    """A model's protected path, under its default profile or the one named, or its unprotected twin.
+
+    seed: repeatable noise, for figures that can be reproduced; None draws it from the operating system. The
+    twin of model folder X is X-unprotected beside it. Raises ModelError.
+    """
+    folder = model_folder(model)
+    if unprotected:
+        return UnprotectedEmbedder(folder.with_name(folder.name + UNPROTECTED_SUFFIX))
+    recognizer = Recognizer.load(folder, device=device)
+    chosen = recognizer.default_profile if profile is None else _profile_named(recognizer, profile)
+    return ProtectedEmbedder(recognizer, chosen, randomness(seed))
+
+
+def _profile_named(recognizer: Recognizer, name: str) -> PrivacyProfile:
+    for profile in recognizer.profiles.values():
+        if name in (profile.name, profile.hash):
+            return profile
+    known = ", ".join(profile.name for profile in recognizer.profiles.values())
+    raise ModelError(f"model {recognizer.name} accepts the profiles {known}, not {name}")
+
+
+def randomness(seed: int | None) -> Randomness:
+    """A seeded stream for experiments, or the operating system's."""
+    return os.urandom if seed is None else np.random.default_rng(seed).bytes
+
+
+def embed_all(
+    embedder: Embedder,
+    images: Mapping[str, FaceCrop],
+    names: Iterable[str],
+    *,
+    captures: int = 1,
+    progress: Progress = lambda done: None,
+) -> dict[str, NDArray[np.float32]]:
+    """name -> (captures, D), independent captures of each picture. The twin, which has no noise, is asked
+    once."""
+    wanted = list(names)
+    vectors: dict[str, NDArray[np.float32]] = {}
+    rounds = captures if embedder.noisy else 1
+    for start in range(0, len(wanted), BATCH):
+        part = wanted[start : start + BATCH]
+        crops = [images[name] for name in part]
+        stacked = np.stack([embedder.embed(crops) for _ in range(rounds)], axis=1)  # (N, rounds, D)
+        vectors |= dict(zip(part, stacked, strict=True))
+        progress(len(part))
+    return vectors
+
+
+def fuse(captures: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(..., K, D) unit vectors to (..., D): their mean, brought back to unit length."""
+    mean = captures.mean(axis=-2)
+    fused: NDArray[np.float32] = mean / np.linalg.norm(mean, axis=-1, keepdims=True)
+    return fused

@@ -1,0 +1,217 @@
+"""1:1: do two pictures show one person? Accuracy over folds, FNMR at FMR, and both by group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recognition.evaluation import metrics
+from recognition.evaluation.data import DataError, IjbProtocol, Pairs
+from recognition.evaluation.embedding import Embedder, Progress, embed_all, fuse
+from recognition.types import FaceCrop
+
+FMRS = (1e-2, 1e-3, 1e-4)
+IJB_FMRS = (1e-3, 1e-4, 1e-5)
+AGE_BANDS = ((0, 18), (18, 30), (30, 45), (45, 60), (60, 200))  # years, upper end excluded
+BINS = 40_000  # of [-1, 1], for score sets too large to keep
+
+
+def verify(
+    embedder: Embedder,
+    images: Mapping[str, FaceCrop],
+    pairs: Pairs,
+    *,
+    captures: int = 1,
+    seed: int = 0,
+    progress: Progress = lambda done: None,
+) -> tuple[dict[str, Any], NDArray[np.float64], dict[str, NDArray[np.float32]]]:
+    """Figures, the score of every pair, and the embedding of every picture. captures > 1 fuses that many."""
+    missing = [name for name in pairs.names() if name not in images]
+    if missing:
+        raise DataError(f"{len(missing)} pictures of the pairs are missing, the first is {missing[0]!r}")
+    embedded = embed_all(embedder, images, pairs.names(), captures=captures, progress=progress)
+    vectors = {name: fuse(v) for name, v in embedded.items()}
+    scores = np.array(
+        [float(vectors[a] @ vectors[b]) for a, b in zip(pairs.first, pairs.second, strict=True)], np.float64
+    )
+    figures = figures_of(scores, pairs, seed=seed)
+    return (
+        figures | {"captures": captures, "images": len(vectors), "pairs": len(pairs)} | embedder.describe(),
+        scores,
+        vectors,
+    )
+
+
+def figures_of(scores: NDArray[np.float64], pairs: Pairs, *, seed: int = 0) -> dict[str, Any]:
+    """Accuracy over folds, AUC, and FNMR at each FMR with the trials behind it."""
+    genuine, impostor = scores[pairs.same], scores[~pairs.same]
+    accuracy = metrics.fold_accuracy(scores, pairs.same, pairs.fold)
+    rng = np.random.default_rng(seed)
+    figures: dict[str, Any] = {
+        "accuracy": accuracy.mean,
+        "accuracy_deviation": accuracy.deviation,
+        "accuracy_threshold": float(np.mean(accuracy.thresholds)),
+        "auc": metrics.auc(genuine, impostor),
+        "genuine_trials": int(genuine.size),
+        "impostor_trials": int(impostor.size),
+    }
+    for fmr in FMRS:
+        at = metrics.fnmr_at_fmr(genuine, impostor, fmr)
+        key = f"fnmr_at_fmr_{_exponent(fmr)}"
+        figures[key] = at.rate
+        figures[f"{key}_interval"] = [at.interval.low, at.interval.high]
+        bootstrap = metrics.bootstrap_fnmr(genuine, impostor, fmr, rng, rounds=500)
+        figures[f"{key}_bootstrap"] = [bootstrap.low, bootstrap.high]
+        figures[f"{key}_threshold"] = at.threshold
+        # Fewer than ten impostors beyond the threshold measure no rate: say how many stand behind the figure.
+        figures[f"{key}_impostors_beyond"] = round(at.reached * at.impostor_trials)
+    return figures
+
+
+def dense_impostors(
+    vectors: Mapping[str, NDArray[np.float32]], identities: Mapping[str, str]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Histogram of the scores of every two pictures of different people: counts and the lower bin edges."""
+    names = [name for name in vectors if name in identities]
+    matrix = np.stack([vectors[name] for name in names])
+    people = np.unique([identities[name] for name in names], return_inverse=True)[1]
+    edges = np.linspace(-1, 1, BINS + 1)
+    counts = np.zeros(BINS, np.int64)
+    for row in range(0, len(names), 512):
+        scores = (
+            matrix[row : row + 512] @ matrix[row:].T
+        )  # each pair once, in the rows of its earlier picture
+        later = np.arange(scores.shape[1])[None, :] > np.arange(scores.shape[0])[:, None]
+        different = people[row : row + 512, None] != people[None, row:]
+        counts += np.histogram(np.clip(scores[later & different], -1, 1), edges)[0]
+    return counts, edges[:-1]
+
+
+def dense_figures(
+    scores: NDArray[np.float64],
+    pairs: Pairs,
+    vectors: Mapping[str, NDArray[np.float32]],
+    identities: Mapping[str, str],
+) -> dict[str, Any]:
+    """FNMR of the test's genuine pairs at thresholds from every possible impostor comparison.
+
+    The comparisons share pictures, so they are far from independent: they place the threshold better than
+    3,000 pairs can, they do not make 29 million trials.
+    """
+    counts, lower = dense_impostors(vectors, identities)
+    total, genuine = int(counts.sum()), scores[pairs.same]
+    beyond = np.cumsum(counts[::-1])[::-1]  # at or above each lower edge
+    figures: dict[str, Any] = {"dense_impostor_comparisons": total}
+    for fmr in FMRS + (1e-5,):
+        allowed = np.flatnonzero(beyond <= fmr * total)
+        if fmr * total < 10 or not allowed.size:
+            continue
+        threshold = float(lower[allowed[0]])
+        misses = int(np.sum(genuine < threshold))
+        interval = metrics.wilson(misses, genuine.size)
+        key = f"dense_fnmr_at_fmr_{_exponent(fmr)}"
+        figures |= {key: misses / genuine.size, f"{key}_interval": [interval.low, interval.high]}
+        figures[f"{key}_threshold"] = threshold
+    return figures
+
+
+def group_of(value: str, column: str) -> str:
+    """The group a label belongs to: itself, or for ages in years the band."""
+    if column == "age" and value.isdigit():
+        for low, high in AGE_BANDS:
+            if low <= int(value) < high:
+                return f"{low}-{high - 1}" if high < 200 else f"{low}+"
+    return value
+
+
+def by_group(
+    scores: NDArray[np.float64],
+    pairs: Pairs,
+    labels: Mapping[str, Mapping[str, str]],
+    column: str,
+    threshold: float,
+) -> dict[str, dict[str, Any]]:
+    """FNMR, FMR and accuracy at one threshold for the pairs whose two pictures are both of one group.
+
+    One threshold for everybody, because a door has one: a group it serves worse shows here. Pictures
+    without the label are left out; a group's intervals say how far its few pairs can be trusted.
+    """
+    groups = [
+        (
+            group_of(labels.get(a, {}).get(column, ""), column),
+            group_of(labels.get(b, {}).get(column, ""), column),
+        )
+        for a, b in zip(pairs.first, pairs.second, strict=True)
+    ]
+    result: dict[str, dict[str, Any]] = {}
+    for group in sorted({a for a, b in groups if a and a == b}):
+        inside = np.array([pair == (group, group) for pair in groups])
+        genuine, impostor = scores[inside & pairs.same], scores[inside & ~pairs.same]
+        figures: dict[str, Any] = {
+            "genuine_trials": int(genuine.size),
+            "impostor_trials": int(impostor.size),
+            "accuracy": float(np.mean((scores[inside] >= threshold) == pairs.same[inside])),
+        }
+        for name, wrong, trials in (
+            ("fnmr", int(np.sum(genuine < threshold)), genuine.size),
+            ("fmr", int(np.sum(impostor >= threshold)), impostor.size),
+        ):
+            if trials:
+                interval = metrics.wilson(wrong, trials)
+                figures |= {name: wrong / trials, f"{name}_interval": [interval.low, interval.high]}
+        result[group] = figures
+    return result
+
+
+# --- IJB --------------------------------------------------------------------------------------------------
+
+
+def template_vectors(
+    vectors: NDArray[np.float32], template: NDArray[np.int64], media: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Template ids (sorted) and their unit vectors: mean within each medium, sum over media, unit length.
+
+    A long video so counts as much as one photograph, as the IJB protocols and InsightFace's evaluation have
+    it.
+    """
+    groups, place = np.unique(np.stack([template, media], axis=1), axis=0, return_inverse=True)
+    place = place.reshape(-1)
+    sums = np.zeros((len(groups), vectors.shape[1]), np.float64)
+    np.add.at(sums, place, vectors)
+    means = sums / np.bincount(place)[:, None]
+    ids, owner = np.unique(groups[:, 0], return_inverse=True)
+    totals = np.zeros((len(ids), vectors.shape[1]), np.float64)
+    np.add.at(totals, owner, means)
+    return ids, (totals / np.linalg.norm(totals, axis=1, keepdims=True)).astype(np.float32)
+
+
+def verify_templates(vectors: NDArray[np.float32], protocol: IjbProtocol) -> dict[str, Any]:
+    """IJB 1:1: TPR (1 - FNMR) at each FPR, from one vector per picture in the protocol's order."""
+    ids, templates = template_vectors(vectors, protocol.template, protocol.media)
+    first, second = np.searchsorted(ids, protocol.first), np.searchsorted(ids, protocol.second)
+    scores = np.empty(len(first))
+    for start in range(0, len(first), 100_000):
+        part = slice(start, start + 100_000)
+        scores[part] = np.einsum("nd,nd->n", templates[first[part]], templates[second[part]])
+    genuine, impostor = scores[protocol.same], scores[~protocol.same]
+    figures: dict[str, Any] = {
+        "auc": metrics.auc(genuine, impostor),
+        "templates": len(ids),
+        "images": len(vectors),
+        "genuine_trials": int(genuine.size),
+        "impostor_trials": int(impostor.size),
+    }
+    for fpr in IJB_FMRS:
+        at = metrics.fnmr_at_fmr(genuine, impostor, fpr)
+        figures[f"tpr_at_fpr_{_exponent(fpr)}"] = 1 - at.rate
+        figures[f"tpr_at_fpr_{_exponent(fpr)}_interval"] = [1 - at.interval.high, 1 - at.interval.low]
+    return figures
+
+
+def _exponent(rate: float) -> str:
+    """0.001 to `1e-3`."""
+    mantissa, exponent = f"{rate:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
