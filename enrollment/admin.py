@@ -1,4 +1,5 @@
-"""Read-only: every change goes through the services, where it is checked and recorded. Sealed bytes are never shown."""
+"""Read-only: every change goes through the services, where it is checked and recorded. Sealed bytes are
+never shown."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The API of people and their enrollment, for integrators and for terminals at the desk.
 
-Who may call is not decided here: accesscontrol gives each view its authentication and permission when it routes to it
-(`PeopleView.as_view(authentication_classes=[...])`). A view that was given none answers nobody.
+Who may call is not decided here: accesscontrol gives each view its authentication and permission when it
+routes to it (`PeopleView.as_view(authentication_classes=[...])`). A view that was given none answers nobody.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from recognition.payload import CONTENT_TYPE, MAX_PAYLOAD_BYTES, PayloadError
 PEOPLE_READ = "people:read"
 PEOPLE_WRITE = "people:write"
 PEOPLE_ERASE = "people:erase"
+MAX_OFFSET = 1_000_000_000  # beyond every table, within every database's integers
+MAX_QUERY = 200  # characters
 QUALITY_HEADER = "Lintel-Capture-Quality"
 _QUALITY = re.compile(r"score=(0(?:\.\d{1,6})?|1(?:\.0{1,6})?)")
 
@@ -46,7 +48,8 @@ STATUS_OF_REFUSAL = {
 
 
 class Refused(APIException):
-    """A refusal as the API says it: a status and the service's stable code. Everything not named above is a conflict."""
+    """A refusal as the API says it: a status and the service's stable code. Everything not named above is
+    a conflict."""
 
     def __init__(self, code: str, message: str, status_code: int = status.HTTP_409_CONFLICT) -> None:
         super().__init__(detail=message, code=code)
@@ -66,6 +69,7 @@ class EnrollmentView(APIView):
 
     authentication_classes = ()
     permission_classes = (Nobody,)
+    metadata_class = None  # type: ignore[assignment]
     scopes: ClassVar[dict[str, str]] = {}
 
     def handle_exception(self, exc: Exception) -> Response:
@@ -84,6 +88,9 @@ class EnrollmentView(APIView):
 class PeoplePagination(LimitOffsetPagination):
     default_limit = 50
     max_limit = 200
+
+    def get_offset(self, request: Request) -> int:
+        return min(super().get_offset(request), MAX_OFFSET)
 
 
 class PersonSerializer(serializers.ModelSerializer[Person]):
@@ -296,7 +303,7 @@ class PersonView(EnrollmentView):
     @extend_schema(
         operation_id="people_update",
         summary="Change a person",
-        description="Fields left out stay. An end of validity in the past takes the face out of the gallery at once.",
+        description="Fields left out stay. An end of validity in the past takes the face out of the gallery.",
         request=PersonInput(partial=True),
         responses={200: PersonSerializer, 409: CONFLICT},
         examples=[
@@ -428,7 +435,7 @@ class EnrollmentCompleteView(EnrollmentView):
     @extend_schema(
         operation_id="enrollments_complete",
         summary="Complete an enrollment that waits for a decision",
-        description="Enrollments without a duplicate complete by themselves. Completing twice changes nothing.",
+        description="Without a duplicate they complete by themselves. Completing twice changes nothing.",
         request=Input,
         responses={200: ProgressSerializer, 409: CONFLICT},
         examples=[_example("Two names are one person's", {"accept_duplicate": True}, request=True)],
@@ -469,7 +476,7 @@ class PersonEraseView(EnrollmentView):
     @extend_schema(
         operation_id="people_erase",
         summary="Erase a person for good",
-        description="Returns the certificate with its proof from the audit log. Erasing again returns the same one.",
+        description="Returns the certificate, proven by the audit log. Erasing again returns the same one.",
         request=None,
         responses={
             200: OpenApiResponse(OpenApiTypes.OBJECT, "The certificate", [_example("Erased", _CERTIFICATE)])
@@ -531,8 +538,8 @@ class TerminalCapturesView(TerminalEnrollmentView):
     @extend_schema(
         operation_id="enrollments_captures_submit",
         summary="Hand in one capture",
-        description="Perturbed features in the wire format of docs/protocol.md; a picture is never accepted. A worker looks "
-        "at it; ask again for the result.",
+        description="Perturbed features in the wire format of docs/protocol.md; a picture is never accepted. "
+        "A worker looks at it; ask again for the result.",
         request={CONTENT_TYPE: OpenApiTypes.BINARY},
         parameters=[
             OpenApiParameter(QUALITY_HEADER, str, OpenApiParameter.HEADER, description="`score=0.87`")
@@ -605,10 +612,10 @@ def _valid(
 
 
 def _text(request: Request, name: str) -> str:
-    """A query parameter; a NUL character has no place in any of ours, and PostgreSQL fails on it."""
-    value = request.query_params.get(name, "")
-    if "\x00" in value:
-        raise ParseError(f"{name} contains a NUL character")
+    """A query parameter. PostgreSQL fails on NUL characters, which have no place in any of ours."""
+    value: str = request.query_params.get(name, "")
+    if "\x00" in value or len(value) > MAX_QUERY:
+        raise ParseError(f"{name} has at most {MAX_QUERY} characters and no NUL among them")
     return value
 
 

@@ -1,11 +1,12 @@
-"""Sealing of templates and wrapping of keys. Pure: keys and randomness are arguments, nothing is read or stored.
+"""Sealing of templates and wrapping of keys. Pure: keys and randomness are arguments, nothing is read or
+stored.
 
-Hierarchy: a key-encryption key (KEK, from the environment) wraps one data key per person; the data key seals that
-person's rows. Destroying the wrapped data key makes the rows unreadable, which is what erasure does. Replacing the
-KEK re-wraps the data keys and leaves the rows alone.
+Hierarchy: a key-encryption key (KEK, from the environment) wraps one data key per person; the data key seals
+that person's rows. Destroying the wrapped data key makes the rows unreadable, which is what erasure does.
+Replacing the KEK re-wraps the data keys and leaves the rows alone.
 
-Everything is AES-256-GCM. The associated data names the row, so a ciphertext copied to another row, person or table,
-or presented under another key id, does not open.
+Everything is AES-256-GCM. The associated data names the row, so a ciphertext copied to another row, person or
+table, or presented under another key id, does not open.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +26,8 @@ KeyRing = Sequence[tuple[str, bytes]]  # (key id, 32 bytes), newest first
 
 
 class SealBroken(Exception):
-    """The bytes were altered, belong to another row, or the key is another one. Which of these cannot be told."""
+    """The bytes were altered, belong to another row, or the key is another one. Which of these cannot be
+    told."""
 
 
 class UnknownKey(Exception):

@@ -1,7 +1,7 @@
 """The gallery in this process's memory: an index that follows the rows, and the recogniser beside it.
 
-Imported by tasks and commands only: it loads torch and FAISS. The database is the truth. Every change has a number, and
-an index never answers a request that was made at a number it has not reached.
+Imported by tasks and commands only: it loads torch and FAISS. The database is the truth. Every change has a
+number, and an index never answers a request that was made at a number it has not reached.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Match(NamedTuple):
 class Gallery:
     """Thread-safe. One thread reads changes at a time; searches and the moment of change exclude one another.
 
-    Templates under several gallery keys live side by side, each key in an index of its own, so rotating the key never
-    leaves a moment without a gallery.
+    Templates under several gallery keys live side by side, each key in an index of its own, so rotating the
+    key never leaves a moment without a gallery.
     """
 
     def __init__(self, *, dimension: int, model: str, keys: crypto.KeyRing) -> None:
@@ -73,7 +73,8 @@ class Gallery:
             return len(self._contents.templates_of)
 
     def catch_up(self, sequence: int) -> None:
-        """Afterwards every change up to `sequence` is in here, or GalleryBehind was raised. Loads at first use."""
+        """Afterwards every change up to `sequence` is in here, or GalleryBehind was raised. Loads at first
+        use."""
         if self._position is not None and self._position >= sequence:
             return
         with self._reading:
@@ -85,7 +86,8 @@ class Gallery:
                 raise GalleryBehind(f"change {sequence} was asked for, the database shows {self.position}")
 
     def rebuild(self) -> None:
-        """Throws everything away and loads again. Searches see the old contents until the new are complete."""
+        """Throws everything away and loads again. Searches see the old contents until the new are
+        complete."""
         with self._reading:
             self._load()
 
@@ -97,7 +99,8 @@ class Gallery:
         *,
         at_sequence: int = 0,
     ) -> list[Match]:
-        """At most `k` people, best first, each with their best template. `permitted` None is everybody, empty nobody.
+        """At most `k` people, best first, each with their best template. `permitted` None is everybody, empty
+        nobody.
 
         Raises GalleryBehind when `at_sequence` was not reached by `catch_up`.
         """
@@ -140,7 +143,8 @@ class Gallery:
     # Below, the caller holds `_reading`.
 
     def _load(self) -> None:
-        """The number first, then the rows: a change in between is applied again later, which changes nothing."""
+        """The number first, then the rows: a change in between is applied again later, which changes
+        nothing."""
         position = services.gallery_sequence()
         contents = _Contents(self.dimension)
         contents.add(self._usable(open_templates(templates_in_gallery(self.model))))
@@ -236,7 +240,8 @@ def gallery() -> Gallery:
 
 
 def model_id() -> str:
-    """Name and weights: templates of a retrained model of the same name are not comparable with older ones."""
+    """Name and weights: templates of a retrained model of the same name are not comparable with older
+    ones."""
     return _model_id(str(settings.LINTEL_MODEL))
 
 
@@ -250,11 +255,10 @@ def match_threshold(profile_hash: str | None = None) -> float:
 
 
 def forget() -> None:
-    """Drops this process's gallery and recogniser; the next use loads again."""
+    """Drops this process's gallery; the next use loads it again. For a database that was replaced
+    underneath."""
     with _loading:
         _gallery.cache_clear()
-        _recognizer.cache_clear()
-        _model_id.cache_clear()
 
 
 @cache
@@ -279,10 +283,11 @@ def _model_id(name: str) -> str:
 
 
 def rotate_gallery_key(*, at: datetime) -> int:
-    """Turns every template to the newest gallery key, without faces, while doors keep working. Returns how many.
+    """Turns every template to the newest gallery key, without faces, while doors keep working. Returns how
+    many.
 
-    Workers follow by gallery changes. May be interrupted and started again; the old key may leave the ring only when
-    nothing is left under it.
+    Workers follow by gallery changes. May be interrupted and started again; the old key may leave the ring
+    only when nothing is left under it.
     """
     keys: crypto.KeyRing = settings.LINTEL_GALLERY_KEYS
     new_id, new = crypto.newest(keys)

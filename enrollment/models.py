@@ -1,7 +1,7 @@
 """People, what they agreed to, and the templates that stand for their faces.
 
-The rows are the truth. `ProtectedTemplate.active` says whether a template is in the gallery; every change of it is a
-`GalleryChange` in the same transaction, and workers follow these numbers.
+The rows are the truth. `ProtectedTemplate.active` says whether a template is in the gallery; every change of
+it is a `GalleryChange` in the same transaction, and workers follow these numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from django.db import models
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
+MOST_WORDS_IN_A_SEARCH = 8
+
 
 class PersonQuerySet(models.QuerySet["Person"]):
     def with_status(self) -> PersonQuerySet:
@@ -22,9 +24,9 @@ class PersonQuerySet(models.QuerySet["Person"]):
         return self.annotate(has_consent_now=Exists(consents), is_enrolled_now=Exists(templates))
 
     def matching(self, words: str) -> PersonQuerySet:
-        """People whose name, e-mail or external id contains every word."""
+        """People whose name, e-mail or external id contains every one of the first eight words."""
         found = self
-        for word in words.split():
+        for word in words.split()[:MOST_WORDS_IN_A_SEARCH]:
             found = found.filter(
                 Q(full_name__icontains=word) | Q(email__icontains=word) | Q(external_id__icontains=word)
             )
@@ -116,7 +118,8 @@ class Consent(models.Model):
 
 
 class DataKey(models.Model):
-    """The key that seals one person's templates, itself wrapped. Deleting this row is the erasure of the templates."""
+    """The key that seals one person's templates, itself wrapped. Deleting this row is the erasure of the
+    templates."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     person = models.OneToOneField(Person, on_delete=models.CASCADE, related_name="data_key")
@@ -209,7 +212,8 @@ class PendingCapture(models.Model):
 
 
 class ProtectedTemplate(models.Model):
-    """One sealed template. Its id is its id in the search index; the seal is bound to this id and this person."""
+    """One sealed template. Its id is its id in the search index; the seal is bound to this id and this
+    person."""
 
     class Kind(models.TextChoices):
         CAPTURE = "capture", "One capture"
@@ -241,7 +245,8 @@ class ProtectedTemplate(models.Model):
 
 
 class GalleryChange(models.Model):
-    """One step of the gallery, in the order of `sequence`. Holds ids only; survives the person it is about."""
+    """One step of the gallery, in the order of `sequence`. Holds ids only; survives the person it is
+    about."""
 
     class Kind(models.TextChoices):
         ADD = "add", "Template added"

@@ -1,7 +1,8 @@
-"""Perturbed features on their way to a worker: kept for seconds, handed out once, never in the database or a broker.
+"""Perturbed features on their way to a worker: kept for seconds, handed out once, never in the database or a
+broker.
 
-Production keeps them in Redis, which forgets them itself; the embedded mode keeps them in this process. Whoever holds
-the key may take the bytes once: two workers with the same key cannot both have them.
+Production keeps them in Redis, which forgets them itself; the embedded mode keeps them in this process.
+Whoever holds the key may take the bytes once: two workers with the same key cannot both have them.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ class InProcessStore:
             self._kept.pop(key, None)
 
     def sweep(self) -> None:
-        """Nobody may ever ask again for a payload, and it must go all the same: runs by itself once its time is over."""
+        """Nobody may ever ask again for a payload, and it must go all the same: runs by itself once its
+        time is over."""
         with self._lock:
             self._sweeper = None
             self._sweep()
@@ -115,7 +117,8 @@ class InProcessStore:
 
 
 class RedisStore:
-    """For several processes. SET with EX is one command, so no payload is ever without an end; GETDEL is atomic."""
+    """For several processes. SET with EX is one command, so no payload is ever without an end; GETDEL is
+    atomic."""
 
     def __init__(self, url: str) -> None:
         self._redis = redis.Redis.from_url(

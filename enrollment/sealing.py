@@ -50,7 +50,8 @@ def seal_new_template(
 ) -> ProtectedTemplate:
     """Stores one inactive template. Inside the caller's transaction, which holds the enrollment's lock.
 
-    The seal is bound to the row's id, so the row comes first, empty, and is filled before anybody else can see it.
+    The seal is bound to the row's id, so the row comes first, empty, and is filled before anybody else can
+    see it.
     """
     data_key = _data_key_for(enrollment.person_id)
     template = ProtectedTemplate.objects.create(
@@ -80,9 +81,11 @@ def reseal(template: ProtectedTemplate, *, vector: NDArray[np.float32], data_key
 
 
 def open_templates(templates: QuerySet[ProtectedTemplate]) -> Iterator[OpenTemplate]:
-    """Opens each; one that does not open is logged and left out, so one damaged row closes one face and not the gallery.
+    """Opens each; one that does not open is logged and left out, so one damaged row closes one face and not
+    the gallery.
 
-    Two queries, and each person's data key is unwrapped once: 40,000 templates of 10,000 people open in about a second.
+    Two queries, and each person's data key is unwrapped once: 40,000 templates of 10,000 people open in about
+    a second.
     """
     owners = templates.order_by().values("person")
     data_keys = {row.person_id: row for row in DataKey.objects.filter(person__in=owners)}
@@ -117,8 +120,8 @@ def open_data_key(data_key: DataKey) -> bytes:
 def shred_data_key(person: Person) -> bool:
     """Makes everything sealed for this person unreadable. True when there was a key.
 
-    Overwritten before it is deleted: on SQLite the old bytes are then gone from the page as well (with secure_delete),
-    on PostgreSQL from the live row; a backup made earlier still has them.
+    Overwritten before it is deleted: on SQLite the old bytes are then gone from the page as well (with
+    secure_delete), on PostgreSQL from the live row; a backup made earlier still has them.
     """
     zeroed = DataKey.objects.filter(person=person).update(wrapped=bytes(1 + 12 + 32 + 16), kek_id="shredded")
     DataKey.objects.filter(person=person).delete()
@@ -126,9 +129,11 @@ def shred_data_key(person: Person) -> bool:
 
 
 def rotate_data_keys() -> int:
-    """Wraps every data key under the newest key-encryption key and returns how many changed. Templates stay untouched.
+    """Wraps every data key under the newest key-encryption key and returns how many changed. Templates stay
+    untouched.
 
-    May run beside everything else and may be interrupted: a row is either under the old key or under the new one.
+    May run beside everything else and may be interrupted: a row is either under the old key or under the new
+    one.
     """
     newest_id, _ = crypto.newest(settings.LINTEL_KEY_ENCRYPTION_KEYS)
     rotated = 0

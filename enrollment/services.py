@@ -1,8 +1,8 @@
 """What happens to people and their templates. Every service is one transaction with its audit entry inside.
 
-Locks are taken in one order: person, enrollment, gallery. The gallery lock makes sequence numbers visible in their
-order (see `_change_gallery`). Refusals raise EnrollmentRefused with a stable code and change nothing, except that a
-refused beginning is itself an audit entry.
+Locks are taken in one order: person, enrollment, gallery. The gallery lock makes sequence numbers visible in
+their order (see `_change_gallery`). Refusals raise EnrollmentRefused with a stable code and change nothing,
+except that a refused beginning is itself an audit entry.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import Max, QuerySet
 from django.utils.dateparse import parse_date, parse_datetime
 from django.utils.module_loading import import_string
@@ -50,9 +50,9 @@ SQLITE_LEFTOVERS = "PRAGMA wal_checkpoint(TRUNCATE)"
 MESSAGES: Mapping[str, str] = {
     "": "Look at the camera.",
     "capture_accepted": "Good. Hold still for the next one.",
-    "captures_disagree": "This capture does not look like the ones before. Only one person may stand before the camera; "
-    "look straight at it and try again.",
-    "captures_restarted": "The captures did not fit together and were discarded. We begin again with the first one.",
+    "captures_disagree": "This capture does not look like the ones before. Only one person may stand before "
+    "the camera; look straight at it and try again.",
+    "captures_restarted": "The captures did not fit together and were discarded. We begin again.",
     "payload_missing": "This capture was not processed in time. Please try again.",
     "payload_refused": "The terminal sent something that is not a valid capture.",
     "recognizer_fault": "The recogniser could not read this capture. Please try again.",
@@ -112,7 +112,7 @@ def register_person(
     )
     with transaction.atomic():
         _check_person(person)
-        person.save(force_insert=True)
+        _save_person(person, force_insert=True)
         audit.services.record(
             kind="person.registered",
             actor=actor,
@@ -140,7 +140,7 @@ def update_person(*, person: Person, changes: Mapping[str, Any], actor: str, at:
         current.external_id = current.external_id or None
         _check_person(current)
         if changed:
-            current.save(update_fields=changed)
+            _save_person(current, update_fields=changed)
             _bring_gallery_in_line(current, at=at)
             audit.services.record(
                 kind="person.updated",
@@ -165,6 +165,17 @@ def _check_person(person: Person) -> None:
         person.full_clean()
     except ValidationError as error:
         raise EnrollmentRefused("person_invalid", "; ".join(error.messages)) from error
+
+
+def _save_person(person: Person, **how: Any) -> None:
+    """Of two who take one external id at the same time the database lets one through."""
+    try:
+        with transaction.atomic():
+            person.save(**how)
+    except IntegrityError as error:
+        raise EnrollmentRefused(
+            "external_id_taken", f"somebody else has the external id {person.external_id}"
+        ) from error
 
 
 # Consent
@@ -218,9 +229,11 @@ def record_consent(
 
 
 def withdraw_consent(*, person: Person, actor: str, at: datetime) -> None:
-    """Ends the consent in force: the face leaves the gallery and its templates and key are destroyed, at once.
+    """Ends the consent in force: the face leaves the gallery and its templates and key are destroyed, at
+    once.
 
-    The person stays known by name; enrolling again needs a new consent. Refusals: person_unknown, consent_missing.
+    The person stays known by name; enrolling again needs a new consent. Refusals: person_unknown,
+    consent_missing.
     """
     with transaction.atomic():
         person = _lock_person(person.id)
@@ -259,7 +272,7 @@ def begin_enrollment(
         person = _lock_person(person.id)
         refusal = _reason_not_to_begin(person, terminal_id=terminal_id, at=at)
         if refusal is None:
-            enrollment = Enrollment.objects.create(
+            enrollment = Enrollment(
                 person=person,
                 terminal_id=terminal_id,
                 captures_wanted=captures_wanted,
@@ -267,6 +280,12 @@ def begin_enrollment(
                 started_at=at,
                 expires_at=at + ENROLLMENT_LIFETIME,
             )
+            try:
+                with transaction.atomic():
+                    enrollment.save(force_insert=True)
+            except IntegrityError:  # two people began at one terminal in the same moment
+                refusal = EnrollmentRefused("terminal_busy", "this terminal is enrolling somebody else")
+        if refusal is None:
             _announce(enrollment)
         audit.services.record(
             kind="enrollment.begun" if refusal is None else "enrollment.refused",
@@ -318,8 +337,8 @@ def submit_capture(
 ) -> Enrollment:
     """Hands perturbed features to a worker: into the payload store for seconds, by key into the task.
 
-    Refusals: enrollment_unknown, enrollment_closed, enrollment_expired, captures_complete, too_many_captures. Raises
-    payloads.PayloadStoreUnavailable with nothing written.
+    Refusals: enrollment_unknown, enrollment_closed, enrollment_expired, captures_complete, too_many_captures.
+    Raises payloads.PayloadStoreUnavailable with nothing written.
     """
     with transaction.atomic():
         enrollment = _lock_enrollment(enrollment.id)
@@ -366,9 +385,10 @@ def add_capture(
 ) -> Enrollment | None:
     """A worker embedded and protected one capture: stage it, if it looks like the ones before.
 
-    `vector`: the protected template, float32 (D,), unit length. It is compared with the normalised mean of the staged
-    ones, which carries less noise than any of them. None when the capture was handled before or is no longer wanted
-    (a task delivered twice, a cancelled enrollment). Two workers take turns on the enrollment's lock.
+    `vector`: the protected template, float32 (D,), unit length. It is compared with the normalised mean of
+    the staged ones, which carries less noise than any of them. None when the capture was handled before or is
+    no longer wanted (a task delivered twice, a cancelled enrollment). Two workers take turns on the
+    enrollment's lock.
     """
     with transaction.atomic():
         enrollment = Enrollment.objects.select_for_update().filter(pk=enrollment_id).first()
@@ -408,7 +428,8 @@ def add_capture(
 
 
 def refuse_capture(*, enrollment_id: uuid.UUID, payload_key: str, reason: str, at: datetime) -> None:
-    """A worker could not use this capture; the person tries again. Does nothing when it was handled before."""
+    """A worker could not use this capture; the person tries again. Does nothing when it was handled
+    before."""
     with transaction.atomic():
         enrollment = Enrollment.objects.select_for_update().filter(pk=enrollment_id).first()
         deleted, _ = PendingCapture.objects.filter(
@@ -439,8 +460,9 @@ def staged_templates(*, enrollment_id: uuid.UUID) -> list[sealing.OpenTemplate]:
 
 
 def fuse(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The normalised mean of unit vectors, float32 (D,). Protection is a rotation, so the mean of protected templates is
-    the protected mean of the embeddings; the noise of k captures shrinks with the square root of k."""
+    """The normalised mean of unit vectors, float32 (D,). Protection is a rotation, so the mean of
+    protected templates is the protected mean of the embeddings; the noise of k captures shrinks with the
+    square root of k."""
     mean = np.mean(np.stack(vectors), axis=0, dtype=np.float64)
     return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
 
@@ -453,10 +475,12 @@ def conclude_captures(
     searched_at_sequence: int,
     at: datetime,
 ) -> bool:
-    """All captures are staged and the gallery was searched: complete, or wait for a person when a duplicate was found.
+    """All captures are staged and the gallery was searched: complete, or wait for a person when a duplicate
+    was found.
 
     `duplicate`: who else has this face, and the score. False when templates were added to the gallery after
-    `searched_at_sequence`: search again, or two enrollments of one face that end together would both be completed.
+    `searched_at_sequence`: search again, or two enrollments of one face that end together would both be
+    completed.
     """
     with transaction.atomic():
         owner = Enrollment.objects.filter(pk=enrollment_id).values_list("person_id", flat=True).first()
@@ -518,9 +542,9 @@ def complete_enrollment(
 ) -> Enrollment:
     """Puts the staged templates into the gallery. Completing a completed enrollment changes nothing.
 
-    Without a duplicate the worker completes by itself; a person calls this to decide that a duplicate is none, or that
-    one person has two names. Refusals: enrollment_unknown, enrollment_closed, captures_missing, duplicate_found,
-    enrollment_expired, consent_missing, person_expired.
+    Without a duplicate the worker completes by itself; a person calls this to decide that a duplicate is
+    none, or that one person has two names. Refusals: enrollment_unknown, enrollment_closed, captures_missing,
+    duplicate_found, enrollment_expired, consent_missing, person_expired.
     """
     with transaction.atomic():
         person = _lock_person(enrollment.person_id)
@@ -550,7 +574,8 @@ def complete_enrollment(
 
 
 def _complete(enrollment: Enrollment, *, actor: str, at: datetime, details: Mapping[str, Any]) -> None:
-    """Activates the templates and replaces those of earlier enrollments. Under the locks of person and enrollment."""
+    """Activates the templates and replaces those of earlier enrollments. Under the locks of person and
+    enrollment."""
     person = enrollment.person
     replaced = _delete_templates(person.templates.exclude(enrollment=enrollment), at=at)
     enrollment.state = Enrollment.State.COMPLETED
@@ -575,7 +600,8 @@ def _complete(enrollment: Enrollment, *, actor: str, at: datetime, details: Mapp
 
 
 def cancel_enrollment(*, enrollment: Enrollment, actor: str, at: datetime) -> Enrollment:
-    """Discards the captures. Cancelling a cancelled one changes nothing. Refusals: enrollment_unknown, enrollment_closed."""
+    """Discards the captures. Cancelling a cancelled one changes nothing. Refusals: enrollment_unknown,
+    enrollment_closed."""
     with transaction.atomic():
         enrollment = _lock_enrollment(enrollment.id)
         if enrollment.state == Enrollment.State.CANCELLED:
@@ -654,7 +680,8 @@ def _restart(enrollment: Enrollment, *, at: datetime) -> None:
 
 
 def _discard_payloads(enrollment: Enrollment) -> int:
-    """Forgets features that no worker took yet. When the store is away they end by themselves, within the TTL."""
+    """Forgets features that no worker took yet. When the store is away they end by themselves, within the
+    TTL."""
     pending = list(enrollment.pending_captures.all())
     for capture in pending:
         try:
@@ -680,7 +707,8 @@ def gallery_sequence() -> int:
 
 
 def request_gallery_reload(*, actor: str, at: datetime) -> int:
-    """Every worker throws its index away and loads again before its next search. Returns the change's number."""
+    """Every worker throws its index away and loads again before its next search. Returns the change's
+    number."""
     with transaction.atomic():
         _lock_gallery()
         change = GalleryChange.objects.create(kind=GalleryChange.Kind.RELOAD, at=at)
@@ -691,7 +719,8 @@ def request_gallery_reload(*, actor: str, at: datetime) -> int:
 
 
 def replace_vectors(*, vectors: Mapping[int, NDArray[np.float32]], gallery_key_id: str, at: datetime) -> int:
-    """Reseals templates, by id, with vectors under another gallery key; workers are told of those in the gallery."""
+    """Reseals templates, by id, with vectors under another gallery key; workers are told of those in the
+    gallery."""
     with transaction.atomic():
         templates = list(
             ProtectedTemplate.objects.select_for_update(of=("self",))
@@ -713,7 +742,9 @@ def replace_vectors(*, vectors: Mapping[int, NDArray[np.float32]], gallery_key_i
     return len(templates)
 
 
-def record_key_rotation(*, data_keys: int, templates: int, actor: str, at: datetime) -> dict[str, list[str]]:
+def record_key_rotation(
+    *, data_keys: int, personal_fields: int, templates: int, actor: str, at: datetime
+) -> dict[str, list[str]]:
     """The audit entry of a rotation. Returns, by setting, the older key ids that something still needs."""
     used = {
         "LINTEL_KEY_ENCRYPTION_KEYS": DataKey.objects.values_list("kek_id", flat=True),
@@ -727,15 +758,22 @@ def record_key_rotation(*, data_keys: int, templates: int, actor: str, at: datet
         kind="keys.rotated",
         actor=actor,
         at=at,
-        details={"data_keys": data_keys, "templates": templates, "older_keys_in_use": left},
+        details={
+            "data_keys": data_keys,
+            "personal_fields": personal_fields,
+            "templates": templates,
+            "older_keys_in_use": left,
+        },
     )
     return left
 
 
 def _bring_gallery_in_line(person: Person, *, at: datetime) -> int:
-    """In the gallery are the templates of completed enrollments of people who consent and whose time is not over.
+    """In the gallery are the templates of completed enrollments of people who consent and whose time is not
+    over.
 
-    An inactive or not yet valid person stays in: the door then says why it stays shut. Returns how many changed.
+    An inactive or not yet valid person stays in: the door then says why it stays shut. Returns how many
+    changed.
     """
     finished = person.templates.filter(enrollment__state=Enrollment.State.COMPLETED)
     if person.has_consent() and not person.is_expired(at):
@@ -744,7 +782,8 @@ def _bring_gallery_in_line(person: Person, *, at: datetime) -> int:
 
 
 def _change_gallery(kind: GalleryChange.Kind, templates: QuerySet[ProtectedTemplate], *, at: datetime) -> int:
-    """Flips `active` and writes one change per template, in one transaction with whatever is the reason for it."""
+    """Flips `active` and writes one change per template, in one transaction with whatever is the reason
+    for it."""
     touched = list(templates.values_list("id", "person_id"))
     if touched:
         _lock_gallery()
@@ -767,8 +806,9 @@ def _delete_templates(templates: QuerySet[ProtectedTemplate], *, at: datetime) -
 def _lock_gallery() -> None:
     """One writer of gallery changes at a time, until commit.
 
-    PostgreSQL hands out sequence numbers before commit: without this a transaction with number 5 could commit after
-    number 6 was seen, and a worker that stands at 6 would miss it for ever. SQLite has one writer anyway.
+    PostgreSQL hands out sequence numbers before commit: without this a transaction with number 5 could commit
+    after number 6 was seen, and a worker that stands at 6 would miss it for ever. SQLite has one writer
+    anyway.
     """
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
@@ -779,10 +819,11 @@ def _lock_gallery() -> None:
 
 
 def erase_person(*, person_id: uuid.UUID, actor: str, at: datetime) -> dict[str, Any]:
-    """Destroys everything about a person and returns the certificate. Erasing again returns the same certificate.
+    """Destroys everything about a person and returns the certificate. Erasing again returns the same
+    certificate.
 
-    Key shredded, templates and rows deleted, gallery changes written for every worker, waiting payloads discarded, the
-    personal fields of audit entries made unreadable. Refusal: person_unknown.
+    Key shredded, templates and rows deleted, gallery changes written for every worker, waiting payloads
+    discarded, the personal fields of audit entries made unreadable. Refusal: person_unknown.
     """
     with transaction.atomic():
         person = Person.objects.select_for_update().filter(pk=person_id).first()
@@ -823,9 +864,10 @@ def erase_person(*, person_id: uuid.UUID, actor: str, at: datetime) -> dict[str,
                 "gallery change numbers",
             ],
             "limits": [
-                f"Captures on their way to a worker end by themselves within {settings.LINTEL_PAYLOAD_TTL_S} seconds.",
+                f"Captures on their way to a worker end within {settings.LINTEL_PAYLOAD_TTL_S} seconds.",
                 "A worker drops the templates before its next search.",
-                "Backups made earlier hold the wrapped key until they are deleted or the key-encryption key is rotated.",
+                "Backups made earlier hold the wrapped key: until they are deleted, or the key-encryption "
+                "key they need is destroyed.",
             ],
             "proof": audit.services.prove_inclusion(entry),
         }
@@ -836,7 +878,7 @@ def erase_person(*, person_id: uuid.UUID, actor: str, at: datetime) -> dict[str,
 
 def _scrub_sqlite() -> None:
     """SQLite keeps overwritten pages in its write-ahead log until they are checkpointed."""
-    if connection.vendor == "sqlite":
+    if connection.vendor == "sqlite" and not connection.in_atomic_block:
         with connection.cursor() as cursor:
             cursor.execute(SQLITE_LEFTOVERS)
 
@@ -851,7 +893,8 @@ def expire_enrollments(*, at: datetime) -> int:
 
 
 def expire_people(*, at: datetime) -> int:
-    """Takes people whose time is over out of the gallery and returns how many; their templates stay sealed."""
+    """Takes people whose time is over out of the gallery and returns how many; their templates stay
+    sealed."""
     late = Person.objects.expired(at).filter(templates__active=True).distinct().values_list("id", flat=True)
     expired = 0
     for person_id in list(late):
@@ -941,7 +984,8 @@ class ImportReport:
 
 
 def import_people(*, lines: Iterable[str], actor: str, at: datetime) -> ImportReport:
-    """Registers everybody in a CSV file with a header of IMPORT_COLUMNS, or nobody and says what is wrong in which line.
+    """Registers everybody in a CSV file with a header of IMPORT_COLUMNS, or nobody and says what is wrong in
+    which line.
 
     `full_name` is the only required column. Dates are ISO 8601; a date without a time zone is UTC.
     """

@@ -2,5 +2,6 @@
 
 from django.dispatch import Signal
 
-#: Sent after commit, from web processes and workers alike, with `progress`: what `services.describe_progress` returns.
+#: Sent after commit, by web processes and workers, with `progress`: the dictionary of
+#: `services.describe_progress`.
 enrollment_progress = Signal()

@@ -1,4 +1,5 @@
-"""What workers do for enrollment. A task takes ids, may be delivered twice, and leaves the rules to services."""
+"""What workers do for enrollment. A task takes ids, may be delivered twice, and leaves the rules to
+services."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ SEARCHES_BEFORE_GIVING_UP = 20
 def embed_capture(enrollment_id: str, payload_key: str) -> None:
     """Embeds one capture, stages it, and concludes the enrollment when it was the last one.
 
-    Delivered again after a crash, it finds no payload and no waiting capture, and concludes what is left to conclude.
+    Delivered again after a crash, it finds no payload and no waiting capture, and concludes what is left to
+    conclude.
     """
     enrollment = UUID(enrollment_id)
     features, reason = _take(payload_key)
@@ -41,7 +43,8 @@ def embed_capture(enrollment_id: str, payload_key: str) -> None:
 
 @shared_task(name="enrollment.tasks.expire", ignore_result=True)
 def expire() -> None:
-    """Every minute or so: ends enrollments nobody finished, takes people whose time is over out of the gallery."""
+    """Every minute or so: ends enrollments nobody finished, takes people whose time is over out of the
+    gallery."""
     services.expire_enrollments(at=timezone.now())
     services.expire_people(at=timezone.now())
 

@@ -11,7 +11,7 @@ from enrollment import services
 
 
 class Command(BaseCommand):
-    help = "Erase people some days after their validity ended, end stale enrollments, delete records of old ones."
+    help = "Erase people some days after their validity ended, end stale enrollments, delete old records."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--people-days", type=int, default=30, help="days after the end of validity (30)")
@@ -34,6 +34,8 @@ class Command(BaseCommand):
         for person_id in report.people_erased:
             self.stdout.write(f"{prefix}erased: {person_id}")
         self.stdout.write(
-            f"{len(report.people_erased)} people {prefix}erased, {report.people_expired} {prefix}taken out of the gallery, "
-            f"{report.enrollments_expired} enrollments {prefix}ended, {report.enrollments_deleted} {prefix}deleted"
+            f"{len(report.people_erased)} people {prefix}erased, "
+            f"{report.people_expired} {prefix}taken out of the gallery, "
+            f"{report.enrollments_expired} enrollments {prefix}ended, "
+            f"{report.enrollments_deleted} {prefix}deleted"
         )

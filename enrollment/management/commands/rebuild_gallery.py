@@ -12,7 +12,7 @@ from enrollment.models import ProtectedTemplate
 
 
 class Command(BaseCommand):
-    help = "Check that every template of the gallery opens, and make every worker load it again before its next search."
+    help = "Check that every template of the gallery opens, and make every worker load it again."
 
     def handle(self, *args: Any, **options: Any) -> None:
         sequence = services.request_gallery_reload(actor="rebuild_gallery", at=timezone.now())
