@@ -105,7 +105,7 @@ def dense_figures(
     total, genuine = int(counts.sum()), scores[pairs.same]
     beyond = np.cumsum(counts[::-1])[::-1]  # at or above each lower edge
     figures: dict[str, Any] = {"dense_impostor_comparisons": total}
-    for fmr in FMRS + (1e-5,):
+    for fmr in (*FMRS, 1e-5):
         allowed = np.flatnonzero(beyond <= fmr * total)
         if fmr * total < 10 or not allowed.size:
             continue

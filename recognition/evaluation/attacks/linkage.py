@@ -1,0 +1,121 @@
+"""Linkage: never mind the picture, whose capture is it? (as FaceLinkGen, arXiv 2602.02914, asks)
+
+The attacker holds n pictures, runs the public transform on them, and distils a recogniser of their own into
+a network that reads protected features. With it they search a gallery of ordinary photographs for the owner
+of a capture.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from recognition.backbone import Backbone, build_backbone
+from recognition.budget import PrivacyProfile
+from recognition.evaluation import metrics
+from recognition.evaluation.attacks.observation import Coded
+
+LINK_FMR = 1e-3
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How the attacker trains. passes: faces shown in all."""
+
+    backbone: str = "small"
+    passes: int = 60_000
+    batch: int = 32
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+class Linker:
+    """Reads one profile's codes into the space of the attacker's recogniser."""
+
+    def __init__(self, profile: PrivacyProfile, dimension: int, distillation: Distillation) -> None:
+        self.profile, self.distillation = profile, distillation
+        torch.manual_seed(distillation.seed)
+        self.network: Backbone = build_backbone(
+            distillation.backbone, transform=profile.transform, dimension=dimension
+        )
+        self.gain = torch.from_numpy(profile.gain)
+        self.protection = Coded(profile)
+
+    def distil(
+        self,
+        crops: NDArray[np.uint8],
+        targets: NDArray[np.float32],
+        *,
+        minutes: float | None = None,
+        progress: Callable[[int, float], None] = lambda passes, loss: None,
+    ) -> int:
+        """Train on n crops and the embeddings of the attacker's recogniser; fresh noise every time a crop
+        is shown.
+
+        Returns the faces shown.
+        """
+        plan = self.distillation
+        optimiser = torch.optim.AdamW(self.network.parameters(), lr=plan.learning_rate, weight_decay=0.02)
+        rng, started, passes = np.random.default_rng(plan.seed), time.monotonic(), 0
+        while passes < plan.passes and (minutes is None or time.monotonic() - started < 60 * minutes):
+            rows = rng.integers(len(crops), size=plan.batch)
+            shown = np.where(
+                (rng.random(plan.batch) < 0.5)[:, None, None, None], crops[rows][:, :, ::-1], crops[rows]
+            )
+            codes = self.protection.draw(shown, captures=1, seed=int(rng.integers(2**31)))[:, 0]
+            share = passes / plan.passes
+            for group in optimiser.param_groups:
+                group["lr"] = plan.learning_rate * max(0.02, min(1.0, 2.0 * (1 - share)))
+            self.network.train()
+            predicted = functional.normalize(
+                self.network(torch.from_numpy(self.profile.values_of(codes)), self.gain)
+            )
+            loss = (1 - (predicted * torch.from_numpy(targets[rows])).sum(dim=1)).mean()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            passes += plan.batch
+            progress(passes, float(loss))
+        return passes
+
+    @torch.inference_mode()
+    def read(self, crops: NDArray[np.uint8], *, seed: int) -> NDArray[np.float32]:
+        """One capture of each crop, (N, D) unit vectors."""
+        self.network.eval()
+        parts = []
+        for start in range(0, len(crops), 64):
+            codes = self.protection.draw(crops[start : start + 64], captures=1, seed=seed + start)[:, 0]
+            values = torch.from_numpy(self.profile.values_of(codes))
+            parts.append(functional.normalize(self.network(values, self.gain)).numpy())
+        vectors: NDArray[np.float32] = np.concatenate(parts)
+        return vectors
+
+
+def linkage_figures(probes: NDArray[np.float32], gallery: NDArray[np.float32]) -> dict[str, Any]:
+    """Probe n and gallery entry n are two pictures of one person, every n another person; rows of unit
+    length.
+
+    linked: share whose own entry scores highest, of a gallery that large; linked_at_fmr: share whose own
+    entry passes the threshold that a thousandth of the wrong entries passes.
+    """
+    scores = np.asarray(probes @ gallery.T, np.float64)
+    own = np.diag(scores)
+    wrong = scores[~np.eye(len(scores), dtype=bool)]
+    first = int(np.sum(own >= scores.max(axis=1)))
+    at = metrics.fnmr_at_fmr(own, wrong, LINK_FMR)
+    interval = metrics.wilson(first, len(own))
+    return {
+        "linked": first / len(own),
+        "linked_interval": [interval.low, interval.high],
+        "linked_at_fmr_1e-3": 1 - at.rate,
+        "auc": metrics.auc(own, wrong),
+        "gallery_people": len(own),
+        "chance": 1 / len(own),
+    }
