@@ -29,6 +29,7 @@ from recognition.recognizer import BatchingRecognizer, Recognizer
 log = logging.getLogger(__name__)
 
 REKEYED_PER_TRANSACTION = 200
+CHANGES_BEFORE_LOADING_AGAIN = 10_000
 
 
 class GalleryBehind(Exception):
@@ -156,7 +157,8 @@ class Gallery:
 
     def _follow(self, position: int) -> None:
         changes = list(GalleryChange.objects.filter(sequence__gt=position).order_by("sequence"))
-        if any(change.kind == GalleryChange.Kind.RELOAD for change in changes):
+        reload = any(change.kind == GalleryChange.Kind.RELOAD for change in changes)
+        if reload or len(changes) > CHANGES_BEFORE_LOADING_AGAIN:
             self._load()
             return
         touched = {change.template_id for change in changes if change.template_id is not None}
