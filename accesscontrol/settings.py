@@ -84,7 +84,7 @@ LINTEL_EMBEDDED_THREADS = env.integer("LINTEL_EMBEDDED_THREADS", 8, minimum=1, m
 # -- Who may talk to it -----------------------------------------------------------------------------------------
 
 LINTEL_PUBLIC_URL = env.text("LINTEL_PUBLIC_URL", "" if PRODUCTION else "http://127.0.0.1:8000")
-ALLOWED_HOSTS = env.words("LINTEL_ALLOWED_HOSTS", () if PRODUCTION else ("127.0.0.1", "localhost", "[::1]"))
+ALLOWED_HOSTS = env.words("LINTEL_ALLOWED_HOSTS", () if PRODUCTION else ("[::1]",))
 if PRODUCTION:
     env.required("LINTEL_ALLOWED_HOSTS", "the names under which terminals and browsers reach this server")
     env.required("LINTEL_PUBLIC_URL", "for example https://doors.example.org")
@@ -92,6 +92,8 @@ if PRODUCTION:
         env.problems.append("LINTEL_ALLOWED_HOSTS is *: name the hosts, else replies can be asked under any name")
     if LINTEL_PUBLIC_URL and not LINTEL_PUBLIC_URL.startswith("https://"):
         env.problems.append("LINTEL_PUBLIC_URL must begin with https:// in production")
+# Supervisors and Prometheus on this machine ask under its own names.
+ALLOWED_HOSTS += [name for name in ("127.0.0.1", "localhost") if name not in ALLOWED_HOSTS]
 #: Proxies in front that append to X-Forwarded-For; 0 believes the header from nobody.
 LINTEL_PROXY_HOPS = env.integer("LINTEL_PROXY_HOPS", 1 if PRODUCTION else 0, minimum=0, maximum=5)
 #: Bearer token for /metrics from elsewhere than this machine; empty allows this machine only.
