@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from recognition.types import CROP_SIZE, FaceCrop
 
-# (x, y) in pixels of the crop: image-left eye, image-right eye, nose tip, image-left and image-right mouth corner.
+# (x, y) in pixels of the crop: image-left eye, image-right eye, nose tip, image-left and image-right mouth
+# corner.
 TEMPLATE = np.array(
     [
         (38.2946, 51.6963),
@@ -21,15 +22,16 @@ TEMPLATE = np.array(
 )
 TEMPLATE.setflags(write=False)
 
-# Bilinear sampling looks at 2x2 pixels, so a face much larger than the crop is halved first, by area, until it is not.
+# Bilinear sampling looks at 2x2 pixels, so a face much larger than the crop is halved first, by area, until
+# it is not.
 LARGEST_REDUCTION = 4.0
 
 
 def umeyama(source: NDArray[np.floating], target: NDArray[np.floating]) -> NDArray[np.float64]:
     """The similarity (rotation, one scale, shift; never a mirror) that brings source nearest to target.
 
-    source, target: (N, 2), N >= 2. Returns float64 (2, 3) for column vectors (x, y, 1). Raises ValueError when the
-    source points coincide or are not finite. Umeyama, IEEE TPAMI 13(4), 1991, equations 34 to 43.
+    source, target: (N, 2), N >= 2. Returns float64 (2, 3) for column vectors (x, y, 1). Raises ValueError
+    when the source points coincide or are not finite. Umeyama, IEEE TPAMI 13(4), 1991, equations 34 to 43.
     """
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     if source.shape != target.shape or source.ndim != 2 or source.shape[1] != 2 or len(source) < 2:

@@ -1,11 +1,13 @@
 """Find faces and their five points. Two ways behind one Detector:
 
-- MediaPipe's face networks (Apache-2.0, `recognition.fetch_models`): a detector for the whole frame, another for faces
-  too close for it, then a mesh of 468 vertices on the turned and cropped face, from which the five points are read.
+- MediaPipe's face networks (Apache-2.0, `recognition.fetch_models`): a detector for the whole frame, another
+  for faces too close for it, then a mesh of 468 vertices on the turned and cropped face, from which the five
+  points are read.
 - YuNet, where a deployment points LINTEL_YUNET_MODEL to its own ONNX file.
 
-The recogniser learned on faces aligned by YuNet's points, so the mesh is read to agree with them: POINT_VERTICES and
-POINT_CORRECTION were fitted by `benchmarks/landmarks.py`, whose measurement is in benchmarks/results.
+The recogniser learned on faces aligned by YuNet's points, so the mesh is read to agree with them:
+POINT_VERTICES and POINT_CORRECTION were fitted by `benchmarks/landmarks.py`, whose measurement is in
+benchmarks/results.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -24,7 +26,7 @@ from recognition.fetch_models import (
     FACE_MESH,
     FULL_RANGE,
     SHORT_RANGE,
-    ModelsUnavailable,
+    ModelsUnavailableError,
     models_folder,
     read_model,
 )
@@ -44,8 +46,8 @@ YUNET_LARGEST_SIDE = 640  # pixels: YuNet's training scale; larger frames are sh
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """`box`: x, y, width, height; `points`: float32 (5, 2), image-left eye, image-right eye, nose tip, image-left and
-    image-right mouth corner; both in pixels of the frame. `score`: 0..1."""
+    """`box`: x, y, width, height; `points`: float32 (5, 2), image-left eye, image-right eye, nose tip,
+    image-left and image-right mouth corner; both in pixels of the frame. `score`: 0..1."""
 
     box: tuple[float, float, float, float]
     points: NDArray[np.float32]
@@ -71,10 +73,10 @@ class Detector:
         yunet: Path | None = None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        """Load once. Raises ModelsUnavailable, with what to do, when the networks are not here.
+        """Load once. Raises ModelsUnavailableError, with what to do, when the networks are not here.
 
-        models: folder written by `recognition.fetch_models`; yunet: an ONNX file to use in its place. Both default to
-        the environment: LINTEL_MODELS_DIR and LINTEL_YUNET_MODEL.
+        models: folder written by `recognition.fetch_models`; yunet: an ONNX file to use in its place. Both
+        default to the environment: LINTEL_MODELS_DIR and LINTEL_YUNET_MODEL.
         """
         configured = environment.get("LINTEL_YUNET_MODEL")
         chosen = yunet or (Path(configured) if configured and models is None else None)
@@ -89,12 +91,13 @@ class Detector:
         return sorted(faces, key=lambda face: face.box[2] * face.box[3], reverse=True)
 
 
-# MediaPipe -----------------------------------------------------------------------------------------------------------
+# MediaPipe --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """One detection in frame pixels. `keypoints`: (6, 2): image-left eye, image-right eye, nose, mouth, two ears."""
+    """One detection in frame pixels. `keypoints`: (6, 2): image-left eye, image-right eye, nose, mouth, two
+    ears."""
 
     box: Floats
     keypoints: Floats
@@ -116,7 +119,8 @@ class _MediaPipe:
         return [face for face in faces if face is not None]
 
     def _candidates(self, frame: Frame) -> list[_Candidate]:
-        """The whole frame first; only when that shows nobody, look for a face that fills it, then for distant ones."""
+        """The whole frame first; only when that shows nobody, look for a face that fills it, then for distant
+        ones."""
         found = self._full_range.find(frame) or self._short_range.find(frame)
         if found or max(frame.shape[:2]) <= TILE:
             return found
@@ -162,7 +166,8 @@ class _MediaPipe:
 
 
 class _BoxNetwork:
-    """One of MediaPipe's single-shot face detectors: a square input in -1..1, one box and six points per anchor."""
+    """One of MediaPipe's single-shot face detectors: a square input in -1..1, one box and six points per
+    anchor."""
 
     def __init__(self, model: bytes, *, side: int, anchors: Floats) -> None:
         self._network = _read_network(model)
@@ -206,7 +211,8 @@ class _BoxNetwork:
 
 
 def _suppress(candidates: list[_Candidate]) -> list[_Candidate]:
-    """Weighted non-maximum suppression: overlapping boxes become their average, weighted by score (BlazeFace, 2019)."""
+    """Weighted non-maximum suppression: overlapping boxes become their average, weighted by score (BlazeFace,
+    2019)."""
     remaining = sorted(candidates, key=lambda candidate: candidate.score, reverse=True)
     kept = []
     while remaining:
@@ -251,7 +257,7 @@ def _read_network(model: bytes) -> cv2.dnn.Net:
     return cv2.dnn.readNetFromTFLite(np.frombuffer(model, np.uint8))
 
 
-# From 468 vertices to five points ------------------------------------------------------------------------------------
+# From 468 vertices to five points ---------------------------------------------------------------------------
 
 POINT_VERTICES: tuple[tuple[int, ...], ...] = ((33, 133), (362, 263), (1,), (61,), (291,))
 
@@ -261,26 +267,26 @@ def five_points(mesh: Floats) -> Floats:
     return np.stack([mesh[list(vertices)].mean(axis=0) for vertices in POINT_VERTICES])
 
 
-# YuNet ---------------------------------------------------------------------------------------------------------------
+# YuNet ------------------------------------------------------------------------------------------------------
 
 
 class _YuNet:
     def __init__(self, model: Path) -> None:
         if not model.is_file():
-            raise ModelsUnavailable(f"LINTEL_YUNET_MODEL points to {model}, which is not a file")
+            raise ModelsUnavailableError(f"LINTEL_YUNET_MODEL points to {model}, which is not a file")
         try:
             self._network = cv2.FaceDetectorYN.create(
                 str(model), "", (320, 320), YUNET_THRESHOLD, SUPPRESSION_IOU, 100
             )
         except cv2.error as error:
-            raise ModelsUnavailable(f"{model} is not a YuNet file that OpenCV can read") from error
+            raise ModelsUnavailableError(f"{model} is not a YuNet file that OpenCV can read") from error
 
     def find(self, frame: Frame) -> list[Face]:
         scale = min(1.0, YUNET_LARGEST_SIDE / max(frame.shape[:2]))
         size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
         shrunk = frame if scale == 1.0 else cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
         self._network.setInputSize(size)
-        _, rows = self._network.detect(cv2.cvtColor(shrunk, cv2.COLOR_RGB2BGR))
+        rows: Any = self._network.detect(cv2.cvtColor(shrunk, cv2.COLOR_RGB2BGR))[1]  # None: nobody
         if rows is None:
             return []
         ratio = np.array([frame.shape[1] / size[0], frame.shape[0] / size[1]])

