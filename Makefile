@@ -66,7 +66,7 @@ demo: $(INSTALLED) $(MODELS)
 	@$(PY) manage.py demo $(if $(FRAMES),--frames "$(FRAMES)")
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .import_linter_cache staticfiles
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .import_linter_cache
 
 # -- Environment --------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ process. A caller never imports a task, so web processes never load a model.
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache, partial
 from typing import Any
 
@@ -42,9 +42,15 @@ def _hand_over(task_name: str, kwargs: dict[str, Any]) -> None:
         if settings.LINTEL_MODE == "production":
             app.send_task(task_name, kwargs=kwargs, queue=RECOGNITION_QUEUE)
         else:
-            _pool().submit(run_here, task_name, kwargs)
+            future = _pool().submit(run_here, task_name, kwargs)
+            _unfinished.add(future)
+            future.add_done_callback(_unfinished.discard)
     except Exception:
         log.exception("task_not_handed_over", task=task_name)
+
+
+#: Futures of embedded tasks. Adding and discarding are single operations of a set, safe between threads.
+_unfinished: set[Future[bool]] = set()
 
 
 @cache
@@ -72,7 +78,4 @@ def _tasks() -> dict[str, Any]:
 
 def wait_for_embedded_tasks(timeout_s: float = 30.0) -> None:
     """Block until every task handed to this process so far has ended. For orderly shutdown and for tests."""
-    if _pool.cache_info().currsize:
-        barrier: list[Future[None]] = [_pool().submit(lambda: None) for _ in range(settings.LINTEL_EMBEDDED_THREADS)]
-        for future in barrier:
-            future.result(timeout=timeout_s)
+    wait(list(_unfinished), timeout=timeout_s)

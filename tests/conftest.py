@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import pytest
@@ -52,8 +53,10 @@ def tasks_run_inline(monkeypatch: pytest.MonkeyPatch) -> None:
     from accesscontrol import celery
 
     class Inline:
-        def submit(self, function: Callable[..., None], *arguments: Any) -> None:
-            function(*arguments)
+        def submit(self, function: Callable[..., bool], *arguments: Any) -> Future[bool]:
+            done: Future[bool] = Future()
+            done.set_result(function(*arguments))
+            return done
 
     monkeypatch.setattr(celery, "_pool", Inline)
     monkeypatch.setattr(celery, "close_old_connections", lambda: None)
