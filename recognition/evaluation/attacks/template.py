@@ -86,11 +86,10 @@ def invert(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, eta_min=0.02)
     backbone.eval()
     for step in range(steps):
-        optimiser.zero_grad()
         features: Tensor = operator.forward(planes).clamp(low, high)
         embedded = functional.normalize(backbone(features, gain))
         loss = (1 - (embedded * targets).sum(dim=1)).sum() + prior * total_variation(planes).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (planes.grad,) = torch.autograd.grad(loss, planes)  # of the picture alone: the model stays as it is
         optimiser.step()
         schedule.step()
         progress(step + 1)

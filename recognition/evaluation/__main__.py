@@ -1,0 +1,643 @@
+"""python -m recognition.evaluation verification|identification|calibrate|ijb|attack|labels|report ...
+
+Progress goes to stderr; the last line on stdout is one JSON object of figures. docs/evaluation.md has the
+commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from recognition.budget import PrivacyProfile, load_profile
+from recognition.checkpoint import ModelError, calibrate, load_model, model_folder, save_model
+from recognition.evaluation import data, identification, report, verification
+from recognition.evaluation.attacks import runs
+from recognition.evaluation.attacks.averaging import CAPTURES
+from recognition.evaluation.attacks.judge import Judge
+from recognition.evaluation.attacks.learned import Training
+from recognition.evaluation.attacks.linkage import Distillation
+from recognition.evaluation.attacks.observation import Coded, FloatNoise, Protection
+from recognition.evaluation.embedding import embed_all, open_embedder
+from recognition.types import FaceCrop
+
+PAIR_COUNTS = (256, 1024, 4096, 10_000)
+
+
+class Bar:
+    """One progress bar on stderr: a description, a count, the time that is left."""
+
+    def __init__(self, progress: Progress, what: str) -> None:
+        self._progress, self._task = progress, progress.add_task(what, total=None)
+
+    def start(self, total: int) -> None:
+        self._progress.update(self._task, total=total)
+
+    def advance(self, done: int) -> None:
+        self._progress.advance(self._task, done)
+
+    def report(self, what: str, share: float) -> None:
+        self._progress.update(self._task, description=what, total=1000, completed=round(1000 * share))
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Bar]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield Bar(progress, what)
+
+
+# --- commands ---------------------------------------------------------------------------------------------
+
+
+def verification_command(options: argparse.Namespace) -> dict[str, Any]:
+    if options.pairs is None and options.images.suffix == ".bin":
+        images, pairs = data.read_bin(options.images)
+    elif options.pairs is None:
+        raise data.DataError("--pairs is needed with anything but a .bin set")
+    else:
+        images, pairs = data.open_images(options.images), data.read_pairs(options.pairs)
+    if options.every > 1:
+        pairs = pairs.every(options.every)
+    embedder = _embedder(options)
+    with bar("embedding") as shown:
+        shown.start(len(pairs.names()))
+        figures, scores, vectors = verification.verify(
+            embedder, images, pairs, captures=options.captures, seed=options.seed, progress=shown.advance
+        )
+    if options.every > 1:
+        figures["every"] = options.every
+    if options.labels:
+        identities = data.read_identities(options.labels)
+        figures |= verification.dense_figures(scores, pairs, vectors, identities)
+    if options.groups:
+        labels = data.read_labels(options.groups)
+        threshold = figures["accuracy_threshold"]
+        figures["groups"] = {
+            column: verification.by_group(scores, pairs, labels, column, threshold)
+            for column in options.by.split(",")
+        }
+    return figures
+
+
+def identification_command(options: argparse.Namespace) -> dict[str, Any]:
+    images, identities = _labelled(options)
+    embedder = _embedder(options)
+    with bar("embedding") as shown:
+        return identification.identify(
+            embedder,
+            images,
+            identities,
+            enrol=options.enrol,
+            fpir=options.fpir,
+            gallery=options.gallery,
+            seed=options.seed,
+            captures=options.captures,
+            repeats=options.repeats,
+            start=shown.start,
+            progress=shown.advance,
+        )
+
+
+def calibrate_command(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure impostor scores for every profile a model accepts and write its thresholds."""
+    images, identities = _labelled(options)
+    folder = model_folder(options.model)
+    model = load_model(folder)
+    accepted, figures = [], []
+    for one in model.accepted:
+        embedder = open_embedder(
+            options.model, profile=one.profile.hash, unprotected=False, seed=options.seed
+        )
+        with bar(f"embedding, {one.profile.name}") as shown:
+            shown.start(min(options.limit, len(identities)))
+            scores = identification.impostor_scores(
+                embedder, images, identities, limit=options.limit, seed=options.seed, progress=shown.advance
+            )
+        calibration = calibrate(scores, source=options.source)
+        accepted.append(replace(one, calibration=calibration))
+        figures.append(
+            {
+                "profile": one.profile.name,
+                "impostor_comparisons": calibration.comparisons,
+                "fmr": [rate for rate, _ in calibration.points],
+                "threshold": [threshold for _, threshold in calibration.points],
+                "threshold_for_gallery": {
+                    str(size): calibration.threshold_for(gallery_size=size, target_fpir=options.fpir)
+                    for size in (1, 10, 100, 300, 1000, 3000, 10_000)
+                },
+            }
+        )
+    if not options.dry_run:
+        save_model(folder, name=model.name, backbone=model.backbone, accepted=accepted)
+    return {
+        "model": model.name,
+        "written": not options.dry_run,
+        "fpir_target": options.fpir,
+        "profiles": figures,
+    }
+
+
+def ijb_command(options: argparse.Namespace) -> dict[str, Any]:
+    protocol = data.read_ijb(options.media, options.pairs)
+    images = data.open_images(options.images)
+    crops: Mapping[str, FaceCrop] = images
+    if options.landmarks:
+        crops = _Aligned(images, data.read_landmarks(options.landmarks))
+    embedder = _embedder(options)
+    names = list(dict.fromkeys(protocol.names))
+    with bar("embedding") as shown:
+        shown.start(len(names))
+        vectors = embed_all(embedder, crops, names, captures=1, progress=shown.advance)
+    matrix = np.stack([vectors[name][0] for name in protocol.names])
+    return verification.verify_templates(matrix, protocol) | embedder.describe()
+
+
+class _Aligned(dict[str, FaceCrop]):
+    """Loose crops of IJB, aligned when asked for and not kept."""
+
+    def __init__(self, images: data.Images, landmarks: Mapping[str, NDArray[np.float64]]) -> None:
+        super().__init__()
+        self._images, self._landmarks = images, landmarks
+
+    def __missing__(self, name: str) -> FaceCrop:
+        if name not in self._landmarks:
+            raise data.DataError(f"there are no landmarks for {name!r}")
+        return data.align_loose(self._images, name, self._landmarks[name])
+
+
+def labels_command(options: argparse.Namespace) -> dict[str, Any]:
+    """`file,identity` from the names of a set: the first group of the pattern is the person."""
+    images = data.open_images(options.images)
+    pattern = re.compile(options.pattern)
+    rows = []
+    for name in sorted(images):
+        match = pattern.fullmatch(name)
+        if match is None:
+            raise data.DataError(f"{name!r} does not fit the pattern {options.pattern}")
+        rows.append((name, match.group(1)))
+    with options.csv.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("file", "identity"))
+        writer.writerows(rows)
+    return {"images": len(rows), "identities": len({identity for _, identity in rows})}
+
+
+def attack_command(options: argparse.Namespace) -> dict[str, Any]:
+    images, identities = _labelled(options)
+    victims = runs.choose_victims(images, identities, options.count)
+    judge = None
+    if options.judge:
+        judge = Judge.open(options.judge, images, identities)
+    with bar(options.attack) as shown:
+        figures = ATTACKS[options.attack](options, images, identities, victims, judge, shown)
+    figures |= {"attack": options.attack, "faces": len(victims.crops), "seed": options.seed}
+    if judge is not None:
+        figures |= {"judge_threshold": judge.threshold, "judge_impostor_comparisons": judge.comparisons}
+    return figures
+
+
+def _linear(
+    options: argparse.Namespace,
+    images: data.Images,
+    identities: Mapping[str, str],
+    victims: runs.Victims,
+    judge: Judge | None,
+    shown: Bar,
+) -> dict[str, Any]:
+    rows = runs.run_linear(
+        _protections(options),
+        victims,
+        judge,
+        captures=options.captures,
+        steps=options.steps,
+        seed=options.seed,
+        closed_form=options.closed_form,
+        report=shown.report,
+    )
+    return _headline(rows) | {"steps": options.steps, "rows": rows}
+
+
+def _learned(
+    options: argparse.Namespace,
+    images: data.Images,
+    identities: Mapping[str, str],
+    victims: runs.Victims,
+    judge: Judge | None,
+    shown: Bar,
+) -> dict[str, Any]:
+    rows = runs.run_learned(
+        _protections(options),
+        victims,
+        judge,
+        _training_crops(options, images, identities, victims),
+        training=Training(passes=options.passes, captures=tuple(options.captures), seed=options.seed),
+        checkpoints=options.checkpoints,
+        minutes=options.minutes,
+        captures=options.captures,
+        seed=options.seed + 1,
+        report=shown.report,
+    )
+    return _headline(rows) | {"rows": rows}
+
+
+def _averaging(
+    options: argparse.Namespace,
+    images: data.Images,
+    identities: Mapping[str, str],
+    victims: runs.Victims,
+    judge: Judge | None,
+    shown: Bar,
+) -> dict[str, Any]:
+    protections = _protections(options)
+    networks = {}
+    if options.learned:
+        crops = _training_crops(options, images, identities, victims)
+        training = Training(passes=options.passes, captures=tuple(options.captures), seed=options.seed)
+        networks = {
+            p.name: runs.trained(
+                p, crops, training, options.checkpoints, minutes=options.minutes, report=shown.report
+            )
+            for p in protections
+        }
+    people: dict[str, list[str]] = {}
+    for name in sorted(identities):
+        people.setdefault(identities[name], []).append(name)
+    most = max(options.captures) + 1  # the last is kept to judge by
+    several = sorted(person for person, names in people.items() if len(names) >= most)[: options.people]
+    crops_by_person = {
+        person: np.stack([images[name].pixels for name in people[person][:most]]) for person in several
+    }
+    rows = runs.run_averaging(
+        protections,
+        victims,
+        judge,
+        people=crops_by_person,
+        captures=options.captures,
+        steps=options.steps,
+        seed=options.seed,
+        networks=networks,
+        report=shown.report,
+    )
+    return _headline(rows) | {"rows": rows, "people": len(several)}
+
+
+def _linkage(
+    options: argparse.Namespace,
+    images: data.Images,
+    identities: Mapping[str, str],
+    victims: runs.Victims,
+    judge: Judge | None,
+    shown: Bar,
+) -> dict[str, Any]:
+    if judge is None:
+        raise data.DataError("linkage needs --judge: the recogniser that the attacker distils")
+    rows = runs.run_linkage(
+        [p.profile for p in _protections(options) if isinstance(p, Coded)],
+        judge,
+        _training_crops(options, images, identities, victims),
+        victims,
+        pairs=options.pairs,
+        distillation=Distillation(passes=options.passes, seed=options.seed),
+        minutes=options.minutes,
+        seed=options.seed + 1,
+        report=shown.report,
+    )
+    most = rows[-1]
+    return {key: most[key] for key in ("linked", "linked_at_fmr_1e-3", "pairs", "gallery_people")} | {
+        "rows": rows
+    }
+
+
+def _template(
+    options: argparse.Namespace,
+    images: data.Images,
+    identities: Mapping[str, str],
+    victims: runs.Victims,
+    judge: Judge | None,
+    shown: Bar,
+) -> dict[str, Any]:
+    model = load_model(model_folder(options.model))
+    if not model.accepted:
+        raise ModelError(f"model {model.name} accepts no privacy profile")
+    wanted = options.profile[0] if options.profile else model.accepted[0].profile.hash
+    profile = _accepted(options.model, wanted)
+    figures, rows = runs.run_template(
+        model,
+        profile,
+        victims,
+        judge,
+        _training_crops(options, images, identities, victims),
+        keys=(secrets.token_bytes(32), secrets.token_bytes(32)),
+        steps=options.steps,
+        seed=options.seed,
+        report=shown.report,
+    )
+    by_knowledge = {row["knowledge"]: row for row in rows}
+    headline = {
+        f"{figure}_{name.replace(' ', '_')}": by_knowledge[name][figure]
+        for name in ("key known", "key secret")
+        for figure in ("accepted_by_system", "accepted", "ssim", "psnr")
+        if figure in by_knowledge[name]
+    }
+    return figures | headline | {"model": model.name, "profile": profile.name, "rows": rows}
+
+
+ATTACKS = {
+    "linear": _linear,
+    "learned": _learned,
+    "averaging": _averaging,
+    "linkage": _linkage,
+    "template": _template,
+}
+
+
+def report_command(options: argparse.Namespace) -> dict[str, Any]:
+    """docs/attacks.md from results; with --pictures also the portrait under every protection of these
+    options."""
+    results = report.read_results(options.results)
+    picture = None
+    if options.pictures:
+        picture = options.out.with_name("attacks.png")
+        with bar("pictures") as shown:
+            sheet = report.portrait_sheet(_protections(options), steps=options.steps, told=shown.report)
+        cv2.imwrite(str(picture), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    text = report.page(results, picture.name if picture else None)
+    options.out.write_text(text, encoding="utf-8")
+    return {"written": str(options.out), "results": len(results)}
+
+
+# --- options ----------------------------------------------------------------------------------------------
+
+
+def _embedder(options: argparse.Namespace) -> Any:
+    return open_embedder(
+        options.model,
+        profile=options.profile,
+        unprotected=options.unprotected,
+        seed=options.seed,
+        device=options.device,
+    )
+
+
+def _labelled(options: argparse.Namespace) -> tuple[data.Images, dict[str, str]]:
+    """The images, and the identity of each: from --labels, or from the labels inside an npz pack."""
+    images = data.open_images(options.images, leave_out=options.leave_out)
+    if options.labels:
+        identities = data.read_identities(options.labels)
+    elif options.images.suffix == ".npz":
+        identities = data.pack_identities(options.images, leave_out=options.leave_out)
+    else:
+        raise data.DataError("--labels is needed: this set does not say who is in its pictures")
+    return images, identities
+
+
+def _accepted(model: str, name: str) -> PrivacyProfile:
+    for one in load_model(model_folder(model)).accepted:
+        if name in (one.profile.name, one.profile.hash):
+            return one.profile
+    raise ModelError(f"model {model} does not accept a profile {name}")
+
+
+def _protections(options: argparse.Namespace) -> list[Protection]:
+    """The profiles asked for (by default all that the model accepts), then their float twins, uniform
+    budgets, and the rows without protection."""
+    if options.profile:
+        profiles = [
+            load_profile(name) if Path(name).suffix == ".json" else _accepted(options.model, name)
+            for name in options.profile
+        ]
+    else:
+        profiles = [one.profile for one in load_model(model_folder(options.model)).accepted]
+    if not profiles:
+        raise ModelError("there is no privacy profile to attack")
+    protections: list[Protection] = [Coded(profile) for profile in profiles]
+    if options.float:
+        protections += [FloatNoise(profile) for profile in profiles]
+    protections += [runs.uniform(profiles[0], epsilon) for epsilon in options.uniform]
+    return protections + (runs.baselines() if options.baselines else [])
+
+
+def _training_crops(
+    options: argparse.Namespace, images: data.Images, identities: Mapping[str, str], victims: runs.Victims
+) -> NDArray[np.uint8]:
+    """Faces the attacker trains on: of --train-images, else of the people in --images who are not
+    attacked."""
+    if options.train_images is None:
+        return runs.crops_of(images, identities, without=victims.identities, limit=options.train_count)
+    others = data.open_images(options.train_images)
+    names = np.random.default_rng(options.seed).permutation(sorted(others))[: options.train_count]
+    return np.stack([others[str(name)].pixels for name in names])
+
+
+def _headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of the first profile attacked; rows[0] is the flat picture."""
+    first = rows[1]
+    keys = ("protection", "ssim", "psnr", "accepted", "accepted_other", "payload_bytes", "captures")
+    return {key: first[key] for key in keys if key in first}
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m recognition.evaluation", description="Measure and attack a model."
+    )
+    commands = top.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        _common(sub)
+        return sub
+
+    sub = command("verification", verification_command, "1:1 accuracy and FNMR at FMR")
+    _images(sub)
+    _model(sub)
+    sub.add_argument(
+        "--pairs", type=Path, metavar="CSV", help="fold,img1,img2,same; not needed with a .bin set"
+    )
+    sub.add_argument("--captures", type=int, default=1, help="captures fused per picture")
+    sub.add_argument("--every", type=int, default=1, metavar="N", help="every N-th pair only: a quick look")
+    sub.add_argument(
+        "--labels", type=Path, metavar="CSV", help="file,identity: adds FNMR at dense impostor scores"
+    )
+    sub.add_argument(
+        "--groups", type=Path, metavar="CSV", help="file and group columns: adds figures by group"
+    )
+    sub.add_argument("--by", default="gender", help="group columns, separated by commas")
+
+    sub = command(
+        "identification", identification_command, "1:N: FNIR at FPIR, people enrolled and strangers"
+    )
+    _images(sub)
+    _labels(sub)
+    _model(sub)
+    sub.add_argument("--enrol", type=int, default=3, help="captures enrolled per person")
+    sub.add_argument("--fpir", type=float, default=0.01)
+    sub.add_argument("--gallery", type=int, metavar="N", help="people enrolled; default: half of all")
+    sub.add_argument("--captures", type=int, default=1, help="captures fused per attempt")
+    sub.add_argument("--repeats", type=int, default=1, help="random galleries, each with its own seed")
+
+    sub = command("calibrate", calibrate_command, "write a model's thresholds from impostor scores")
+    _images(sub)
+    _labels(sub)
+    sub.add_argument("--model", default="default")
+    sub.add_argument("--limit", type=int, default=4000, help="pictures at most, evenly over people")
+    sub.add_argument("--fpir", type=float, default=0.01, help="for the table of thresholds in the output")
+    sub.add_argument(
+        "--source", required=True, help="whose scores these are, for model.json; never a test set"
+    )
+    sub.add_argument("--dry-run", action="store_true", help="measure, write nothing")
+
+    sub = command("ijb", ijb_command, "IJB-B or IJB-C 1:1 verification of templates")
+    _images(sub)
+    _model(sub)
+    sub.add_argument("--media", type=Path, required=True, help="ijbX_face_tid_mid.txt")
+    sub.add_argument("--pairs", type=Path, required=True, help="ijbX_template_pair_label.txt")
+    sub.add_argument(
+        "--landmarks", type=Path, help="ijbX_name_5pts_score.txt, when the crops are not aligned yet"
+    )
+
+    sub = command("labels", labels_command, "write file,identity from the names of a set")
+    _images(sub)
+    sub.add_argument("--pattern", default=r"(?:.*/)?(.+)_\d+", help="its first group is the person")
+    sub.add_argument("--csv", type=Path, required=True, help="file to write")
+
+    attacks = commands.add_parser("attack", help="attack what leaves a terminal, or a template")
+    kinds = attacks.add_subparsers(dest="attack", required=True)
+    for name in ATTACKS:
+        sub = kinds.add_parser(name)
+        sub.set_defaults(run=attack_command)
+        _common(sub)
+        _attack(sub, name)
+
+    sub = command("report", report_command, "write the page of attacks from result files")
+    sub.add_argument("--results", type=Path, required=True, help="folder of JSON results written with --out")
+    sub.add_argument("--out", type=Path, required=True, dest="out", help="page to write")
+    sub.add_argument("--pictures", action="store_true", help="also recover the public-domain portrait")
+    _protection_options(sub)
+    sub.add_argument("--steps", type=int, default=150)
+    return top
+
+
+def _common(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--threads", type=int, help="torch threads")
+    if "report" not in sub.prog.split():
+        sub.add_argument("--out", type=Path, help="also write the figures to this file")
+
+
+def _images(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--images", type=Path, required=True, help="folder, tar, npz pack or .bin of aligned crops"
+    )
+
+
+def _labels(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--labels", type=Path, metavar="CSV", help="file,identity; not needed with a labelled npz pack"
+    )
+    sub.add_argument("--leave-out", metavar="MASK", help="name of an npz pack's mask of pictures not to use")
+
+
+def _model(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--model", default="default", help="a model's name, or the path of its folder")
+    sub.add_argument("--profile", help="name of a privacy profile the model accepts; default: its first")
+    sub.add_argument(
+        "--unprotected", action="store_true", help="the twin that sees the picture, <model>-unprotected"
+    )
+    sub.add_argument("--device", default="cpu")
+
+
+def _protection_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--model", default="default")
+    sub.add_argument(
+        "--profile", action="append", metavar="NAME|FILE.json", help="profile to attack; repeat; default: all"
+    )
+    sub.add_argument("--float", action="store_true", help="also the profiles' noise before quantisation")
+    sub.add_argument(
+        "--uniform", type=float, nargs="*", default=[], metavar="EPSILON", help="also uniform budgets"
+    )
+    sub.add_argument(
+        "--baselines", action="store_true", help="also no protection, and the public code's noise"
+    )
+
+
+def _attack(sub: argparse.ArgumentParser, name: str) -> None:
+    _images(sub)
+    _labels(sub)
+    _protection_options(sub)
+    sub.add_argument("--count", type=int, default=100, help="people attacked")
+    sub.add_argument(
+        "--judge", type=Path, help="TorchScript recogniser that has nothing to do with the model"
+    )
+    if name in ("linear", "averaging", "template"):
+        sub.add_argument("--steps", type=int, default=200 if name == "template" else 150)
+    if name == "linear":
+        sub.add_argument("--captures", type=int, default=1)
+        sub.add_argument("--closed-form", action="store_true", help="Wiener estimate (critical only)")
+    if name in ("learned", "averaging"):
+        counts = [1] if name == "learned" else list(CAPTURES)
+        sub.add_argument("--captures", type=int, nargs="+", default=counts, help="captures averaged")
+        sub.add_argument("--checkpoints", type=Path, help="folder of networks; training resumes from it")
+    if name == "averaging":
+        sub.add_argument("--learned", action="store_true", help="also by a U-Net trained on averages")
+        sub.add_argument("--people", type=int, default=20, help="people whose different crops are averaged")
+    if name == "linkage":
+        sub.add_argument("--pairs", type=int, nargs="+", default=list(PAIR_COUNTS))
+    if name != "linear":
+        sub.add_argument(
+            "--train-images", type=Path, help="faces the attacker trains on; default: people not attacked"
+        )
+        sub.add_argument("--train-count", type=int, default=10_000)
+    if name in ("learned", "averaging", "linkage"):
+        sub.add_argument("--passes", type=int, default=40_000, help="faces shown in training")
+        sub.add_argument("--minutes", type=float, help="stop each training after this long")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        figures = options.run(options)
+    except (data.DataError, ModelError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    line = json.dumps({"command": options.command} | figures)
+    if getattr(options, "out", None) and options.command != "report":
+        options.out.write_text(line + "\n", encoding="utf-8")
+    print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
