@@ -17,14 +17,30 @@ def save_configuration(*, form: ModelForm[Any], noun: str, actor: str, at: datet
     kind = f"{noun}.created" if form.instance._state.adding else f"{noun}.changed"
     with transaction.atomic():
         thing = form.save()
-        changed = {name: _plain(form.cleaned_data.get(name)) for name in form.changed_data if name in form.cleaned_data}
-        record(kind=kind, actor=actor, at=at, subject=f"{noun}:{thing.pk}", details={"name": str(thing), "values": changed})
+        changed = {
+            name: _plain(form.cleaned_data.get(name))
+            for name in form.changed_data
+            if name in form.cleaned_data
+        }
+        record(
+            kind=kind,
+            actor=actor,
+            at=at,
+            subject=f"{noun}:{thing.pk}",
+            details={"name": str(thing), "values": changed},
+        )
     return thing
 
 
 def delete_configuration(*, thing: Model, noun: str, actor: str, at: datetime) -> None:
     with transaction.atomic():
-        record(kind=f"{noun}.deleted", actor=actor, at=at, subject=f"{noun}:{thing.pk}", details={"name": str(thing)})
+        record(
+            kind=f"{noun}.deleted",
+            actor=actor,
+            at=at,
+            subject=f"{noun}:{thing.pk}",
+            details={"name": str(thing)},
+        )
         thing.delete()
 
 

@@ -1,4 +1,4 @@
-"""`Who may enter this door then?`: the policy of the door, asked in advance for everybody a rule names there."""
+"""`Who may enter this door then?`: the policy of the door, asked in advance."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ class Entry:
 def who_may_enter(*, door: Door, at: datetime) -> list[Entry]:
     """Those who may come first. Whom no rule names at this door is refused with `no_rule` and not listed.
 
-    Recognition and anti-passback depend on the moment itself; this assumes a clear match and a person outside.
+    Recognition and anti-passback depend on the moment itself; assumed are a clear match and a person outside.
     """
-    rules = AccessRule.objects.filter(doors=door).select_related("schedule").prefetch_related("group__members")
+    rules = (
+        AccessRule.objects.filter(doors=door).select_related("schedule").prefetch_related("group__members")
+    )
     rules_of: dict[Person, list[policy.RuleFacts]] = defaultdict(list)
     for rule in rules:
         facts = policy.RuleFacts(

@@ -1,4 +1,4 @@
-"""What people may type about doors, rules and users. Forms check shape; services and models keep the rules."""
+"""What people may type about doors, rules and users. Forms check shape; services keep the rules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ INTERVALS_PER_DAY = 3
 
 
 def _zones() -> list[tuple[str, str]]:
-    return [(name, name.replace("_", " ")) for name in sorted(zoneinfo.available_timezones()) if "/" in name or name == "UTC"]
+    return [
+        (name, name.replace("_", " "))
+        for name in sorted(zoneinfo.available_timezones())
+        if "/" in name or name == "UTC"
+    ]
 
 
 class LocalMoment(forms.DateTimeField):
@@ -46,7 +50,9 @@ class CodeForm(forms.Form):
     code = forms.CharField(
         label="Code",
         max_length=20,
-        widget=forms.TextInput(attrs={"autocomplete": "one-time-code", "autofocus": True, "spellcheck": "false"}),
+        widget=forms.TextInput(
+            attrs={"autocomplete": "one-time-code", "autofocus": True, "spellcheck": "false"}
+        ),
         help_text="Six digits from the authenticator, or a recovery code such as 1a2b3c-4d5e6f.",
     )
 
@@ -67,7 +73,9 @@ class TimeZoneForm(forms.Form):
 
 
 class SiteForm(forms.ModelForm[Site]):
-    timezone = forms.ChoiceField(label="Time zone", help_text="Schedules and holidays of this site follow this clock.")
+    timezone = forms.ChoiceField(
+        label="Time zone", help_text="Schedules and holidays of this site follow this clock."
+    )
 
     class Meta:
         model = Site
@@ -98,7 +106,9 @@ class DoorForm(forms.ModelForm[Door]):
         data = super().clean() or {}
         site, zone = data.get("site"), data.get("zone")
         if site and zone and zone.site_id != site.pk:
-            self.add_error("zone", f"{zone.name} belongs to another site. Choose a zone of {site.name}, or none.")
+            self.add_error(
+                "zone", f"{zone.name} belongs to another site. Choose a zone of {site.name}, or none."
+            )
         return data
 
 
@@ -164,7 +174,9 @@ class ScheduleForm(forms.ModelForm[Schedule]):
                     self.fields[f"{end}_{day}_{slot}"] = forms.CharField(
                         required=False,
                         label=label,
-                        initial="00:00" if known[end] == "24:00" else known[end],  # how the browser writes midnight
+                        initial="00:00"
+                        if known[end] == "24:00"
+                        else known[end],  # how the browser writes midnight
                         widget=forms.TimeInput(attrs={"type": "time", "aria-label": label}),
                     )
 
@@ -177,7 +189,9 @@ class ScheduleForm(forms.ModelForm[Schedule]):
                     {"from": self[f"from_{day}_{slot}"], "to": self[f"to_{day}_{slot}"]}
                     for slot in range(INTERVALS_PER_DAY)
                 ],
-                "errors": [error for slot in range(INTERVALS_PER_DAY) for error in self[f"from_{day}_{slot}"].errors],
+                "errors": [
+                    error for slot in range(INTERVALS_PER_DAY) for error in self[f"from_{day}_{slot}"].errors
+                ],
             }
             for day, name in enumerate(DAYS)
         ]
@@ -202,7 +216,9 @@ class ScheduleForm(forms.ModelForm[Schedule]):
                 weekly.append({"day": day, "from": start, "to": end})
                 previous_end = end if start < end else "24:00"
         if not weekly and not self.errors:
-            self.add_error(None, "A schedule without any hours would open for nobody. Enter at least one stretch.")
+            self.add_error(
+                None, "A schedule without any hours would open for nobody. Enter at least one stretch."
+            )
         self.instance.weekly = weekly
         return data
 
@@ -269,7 +285,9 @@ class EntryQuestionForm(forms.Form):
 
 class AttemptFilterForm(forms.Form):
     q = forms.CharField(label="Person", required=False, max_length=100)
-    door = forms.ModelChoiceField(queryset=Door.objects.order_by("name"), required=False, empty_label="any door")
+    door = forms.ModelChoiceField(
+        queryset=Door.objects.order_by("name"), required=False, empty_label="any door"
+    )
     outcome = forms.ChoiceField(
         required=False,
         choices=[("", "any"), ("granted", "let in"), ("refused", "refused"), ("pending", "not decided yet")],
@@ -294,7 +312,10 @@ class UserForm(forms.ModelForm[Any]):
         model = get_user_model()
         fields = ("username", "first_name", "last_name", "email", "is_active")
         labels = {"is_active": "May sign in", "username": "User name"}
-        help_texts = {"username": "What they type to sign in.", "is_active": "Take this away instead of deleting."}
+        help_texts = {
+            "username": "What they type to sign in.",
+            "is_active": "Take this away instead of deleting.",
+        }
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -306,13 +327,20 @@ class UserForm(forms.ModelForm[Any]):
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
         steps_down = Role.ADMINISTRATOR not in data.get("roles", []) or not data.get("is_active", True)
-        if steps_down and self.instance.pk and _administers(self.instance) and not _others(self.instance).exists():
+        if (
+            steps_down
+            and self.instance.pk
+            and _administers(self.instance)
+            and not _others(self.instance).exists()
+        ):
             self.add_error(None, "This is the last administrator. Make someone else an administrator first.")
         return data
 
     def _save_m2m(self) -> None:
         super()._save_m2m()
-        self.instance.groups.set([Group.objects.get_or_create(name=name)[0] for name in self.cleaned_data["roles"]])
+        self.instance.groups.set(
+            [Group.objects.get_or_create(name=name)[0] for name in self.cleaned_data["roles"]]
+        )
 
 
 def _others(user: Any) -> QuerySet[Any]:
@@ -354,6 +382,8 @@ class EnrollmentForm(forms.Form):
         working = Terminal.objects.filter(state=Terminal.State.ACTIVE).order_by("-role", "name")
         field = self.fields["terminal"]
         field.queryset = working  # type: ignore[attr-defined]
-        field.label_from_instance = lambda terminal: f"{terminal.name} ({terminal.get_role_display().lower()})"  # type: ignore[attr-defined]
+        field.label_from_instance = lambda terminal: (
+            f"{terminal.name} ({terminal.get_role_display().lower()})"
+        )  # type: ignore[attr-defined]
         if working.count() == 1:
             self.initial["terminal"] = working[0].pk

@@ -1,4 +1,4 @@
-"""Who belongs to which group. Rules speak about groups, so this decides about doors and goes into the audit log."""
+"""Who belongs to which group. Rules speak about groups, so this opens doors and is audited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pages show at a glance. Reads only; a door is described by the same facts that the policy decides on."""
+"""What pages show at a glance. Reads only; a door is described by the facts that the policy uses."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def counts_today(at: datetime) -> dict[str, int]:
     """Attempts since midnight of the reader's zone."""
     midnight = timezone.localtime(at).replace(hour=0, minute=0, second=0, microsecond=0)
     return AccessAttempt.objects.filter(received_at__gte=midnight).aggregate(
-        all=Count("pk"),
-        granted=Count("pk", filter=Q(granted=True)),
+        asked=Count("pk"),
+        let_in=Count("pk", filter=Q(granted=True)),
         refused=Count("pk", filter=Q(state=AccessAttempt.State.SETTLED, granted=False)),
     )
 
@@ -77,7 +77,9 @@ class FirstStep:
 def first_steps() -> list[FirstStep]:
     """What a new installation still lacks, in the order in which it makes sense."""
     enrolled = ProtectedTemplate.objects.filter(active=True).exists()
-    in_force = AccessRule.objects.filter(is_active=True, doors__isnull=False, group__members__isnull=False).exists()
+    in_force = AccessRule.objects.filter(
+        is_active=True, doors__isnull=False, group__members__isnull=False
+    ).exists()
     desk_or_door = Terminal.objects.filter(state=Terminal.State.ACTIVE).exists()
     return [
         FirstStep("Add a site", "site_create", Site.objects.exists()),

@@ -1,7 +1,8 @@
 """Pages for people. Names are what `accesscontrol.roles.PAGES` decides on; none of them is open by itself."""
 
-from django.urls import path
+from django.urls import include, path
 
+from accesscontrol import live
 from accesscontrol.views import account, dashboard, doors, people, rules, terminals, users
 
 urlpatterns = [
@@ -15,12 +16,14 @@ urlpatterns = [
     path("account/two-step/codes/", account.two_step_codes, name="two_step_codes"),
     path("account/two-step/off/", account.two_step_off, name="two_step_off"),
     path("account/time-zone/", account.time_zone, name="time_zone"),
+    path("events/", live.events, name="events"),
     path("attempts/", dashboard.attempts, name="attempts"),
     path("attempts/<uuid:attempt_id>/", dashboard.attempt, name="attempt"),
     path("alarms/<int:alarm_id>/acknowledge/", dashboard.alarm_acknowledge, name="alarm_acknowledge"),
     path("people/<uuid:person_id>/", people.person, name="person"),
     path("people/<uuid:person_id>/enroll/", people.enrollment_begin, name="enrollment_begin"),
     path("people/<uuid:person_id>/groups/", rules.person_group_add, name="person_group_add"),
+    path("", include("enrollment.urls")),
     path("doors/", doors.doors, name="doors"),
     path("doors/new/", doors.door_create, name="door_create"),
     path("doors/<uuid:door_id>/", doors.door, name="door"),
@@ -53,7 +56,11 @@ urlpatterns = [
     path("groups/<int:group_id>/edit/", rules.group_edit, name="group_edit"),
     path("groups/<int:group_id>/delete/", rules.group_delete, name="group_delete"),
     path("groups/<int:group_id>/add/<uuid:person_id>/", rules.group_member_add, name="group_member_add"),
-    path("groups/<int:group_id>/remove/<uuid:person_id>/", rules.group_member_remove, name="group_member_remove"),
+    path(
+        "groups/<int:group_id>/remove/<uuid:person_id>/",
+        rules.group_member_remove,
+        name="group_member_remove",
+    ),
     path("schedules/", rules.schedules, name="schedules"),
     path("schedules/new/", rules.schedule_create, name="schedule_create"),
     path("schedules/<int:schedule_id>/edit/", rules.schedule_edit, name="schedule_edit"),

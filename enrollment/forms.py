@@ -97,7 +97,10 @@ class PeopleFilterForm(forms.Form):
         ("expired", "no longer valid"),
     )
     q = forms.CharField(
-        label="Search", required=False, max_length=100, widget=forms.TextInput(attrs={"type": "search", "placeholder": "name, e-mail or number"})
+        label="Search",
+        required=False,
+        max_length=100,
+        widget=forms.TextInput(attrs={"type": "search", "placeholder": "name, e-mail or number"}),
     )
     kind = forms.ChoiceField(required=False, choices=[("", "everybody"), *Person.Kind.choices])
     status = forms.ChoiceField(required=False, choices=STATUS)

@@ -1,4 +1,4 @@
-"""Pages of enrollment. The profile and the start of an enrollment join doors and people, so accesscontrol serves them."""
+"""Pages of enrollment. Profile and start of an enrollment also need doors, so accesscontrol has them."""
 
 from django.urls import path
 
@@ -13,7 +13,17 @@ urlpatterns = [
     path("people/<uuid:person_id>/erase/", views.person_erase, name="person_erase"),
     path("people/erased/<uuid:person_id>/", views.erasure_certificate, name="erasure_certificate"),
     path("people/enrollments/<uuid:enrollment_id>/", views.enrollment, name="enrollment"),
-    path("people/enrollments/<uuid:enrollment_id>/progress/", views.enrollment_progress, name="enrollment_progress"),
-    path("people/enrollments/<uuid:enrollment_id>/complete/", views.enrollment_complete, name="enrollment_complete"),
-    path("people/enrollments/<uuid:enrollment_id>/cancel/", views.enrollment_cancel, name="enrollment_cancel"),
+    path(
+        "people/enrollments/<uuid:enrollment_id>/progress/",
+        views.enrollment_progress,
+        name="enrollment_progress",
+    ),
+    path(
+        "people/enrollments/<uuid:enrollment_id>/complete/",
+        views.enrollment_complete,
+        name="enrollment_complete",
+    ),
+    path(
+        "people/enrollments/<uuid:enrollment_id>/cancel/", views.enrollment_cancel, name="enrollment_cancel"
+    ),
 ]

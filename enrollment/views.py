@@ -63,9 +63,17 @@ def person_create(request: HttpRequest) -> HttpResponse:
         except EnrollmentRefused as refusal:
             form.add_error(_field_of(refusal), refusal.message)
         else:
-            messages.success(request, f"{person.full_name} is on record. Record consent next, then enroll the face.")
+            messages.success(
+                request, f"{person.full_name} is on record. Record consent next, then enroll the face."
+            )
             return redirect("person", person.pk)
-    context = {"form": form, "title": "Add a person", "back": reverse("people"), "back_label": "People", "verb": "Add"}
+    context = {
+        "form": form,
+        "title": "Add a person",
+        "back": reverse("people"),
+        "back_label": "People",
+        "verb": "Add",
+    }
     return render(request, "form.html", context, status=422 if form.is_bound else 200)
 
 
@@ -124,7 +132,9 @@ def consent_withdraw(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse
         except EnrollmentRefused as refusal:
             messages.error(request, refusal.message.capitalize() + ".")
         else:
-            messages.success(request, f"Consent withdrawn. {person.full_name}'s templates and their key are destroyed.")
+            messages.success(
+                request, f"Consent withdrawn. {person.full_name}'s templates and their key are destroyed."
+            )
         return redirect("person", person_id)
     context = {
         "title": f"Withdraw the consent of {person.full_name}?",
@@ -154,7 +164,7 @@ def person_erase(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
             return redirect("erasure_certificate", person_id)
     context = {
         "title": f"Erase {person.full_name}?",
-        "explanation": "Everything that identifies this person is destroyed. Nobody can bring it back, we cannot either.",
+        "explanation": "Everything that identifies this person is destroyed. Nobody can bring it back.",
         "consequences": [
             "The person's key is destroyed first, so every copy of the templates becomes unreadable.",
             "Name, e-mail, number, consents, enrollments and group memberships are deleted.",

@@ -40,21 +40,24 @@ TITLES: dict[Reason, str] = {
 
 
 @register.simple_tag
-def when(moment: datetime | None, empty: str = "never") -> SafeString | str:
-    """A moment as <time>, in the reader's zone; today and yesterday by name."""
+def when(moment: datetime | None, empty: str = "never", brief: bool = False) -> SafeString | str:
+    """A moment as <time>, in the reader's zone; today and yesterday by name (`brief`: today by the clock alone)."""
     if moment is None:
         return empty
     local = timezone.localtime(moment)
     today = timezone.localtime().date()
     clock = f"{local:%H:%M:%S}" if local.date() == today else f"{local:%H:%M}"
     if local.date() == today:
-        words = f"today {clock}"
+        words = clock if brief else f"today {clock}"
     elif local.date() == today - timedelta(days=1):
         words = f"yesterday {clock}"
     else:
         words = f"{local.day} {local:%b %Y} {clock}"
     return format_html(
-        '<time datetime="{}" title="{}">{}</time>', moment.isoformat(), f"{local:%A %d %B %Y %H:%M:%S %Z}", words
+        '<time datetime="{}" title="{}">{}</time>',
+        moment.isoformat(),
+        f"{local:%A %d %B %Y %H:%M:%S %Z}",
+        words,
     )
 
 
@@ -65,12 +68,24 @@ def reason_words(code: str) -> str:
 
 
 @register.filter
+def percent(rate: float) -> str:
+    """0.001 as `0.1 %`, never rounded to zero."""
+    return f"{100 * rate:.3g} %"
+
+
+@register.filter
 def age(moment: datetime | None) -> str:
     """How long ago, in the largest unit that fits: `3 days`."""
     if moment is None:
         return "never"
     seconds = max(0, int((timezone.now() - moment).total_seconds()))
-    for size, unit in ((31_536_000, "year"), (2_592_000, "month"), (86_400, "day"), (3_600, "hour"), (60, "minute")):
+    for size, unit in (
+        (31_536_000, "year"),
+        (2_592_000, "month"),
+        (86_400, "day"),
+        (3_600, "hour"),
+        (60, "minute"),
+    ):
         if seconds >= size:
             count = seconds // size
             return f"{count} {unit}{'' if count == 1 else 's'}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import zoneinfo
+from base64 import b64encode
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,7 +22,6 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
-from django.utils.safestring import mark_safe
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
@@ -51,11 +51,20 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         user = form.get_user()
         if user_has_device(user):
             request.session.cycle_key()
-            request.session[PENDING] = {"user": user.pk, "backend": user.backend, "at": timezone.now().timestamp()}
+            request.session[PENDING] = {
+                "user": user.pk,
+                "backend": user.backend,
+                "at": timezone.now().timestamp(),
+            }
             return redirect(_with_next("/sign-in/code/", request))
         return _signed_in(request, user)
     if form.is_bound and not getattr(request, "axes_locked_out", False):
-        record(kind="user.sign_in_failed", actor="anonymous", at=timezone.now(), personal={"username": _tried(form)})
+        record(
+            kind="user.sign_in_failed",
+            actor="anonymous",
+            at=timezone.now(),
+            personal={"username": _tried(form)},
+        )
     status = 422 if form.is_bound else 200
     return render(request, "account/sign_in.html", {"form": form, "next": _next(request)}, status=status)
 
@@ -80,7 +89,9 @@ def sign_in_code(request: HttpRequest) -> HttpResponse:
             user.otp_device = device
             request.session.pop(PENDING, None)
             return _signed_in(request, user)
-        form.add_error("code", "That code is not right or was used before. Wait for the next one and try again.")
+        form.add_error(
+            "code", "That code is not right or was used before. Wait for the next one and try again."
+        )
     status = 422 if form.is_bound else 200
     return render(request, "account/sign_in_code.html", {"form": form, "next": _next(request)}, status=status)
 
@@ -138,7 +149,9 @@ def two_step(request: HttpRequest) -> HttpResponse:
     """Set up an authenticator: the secret becomes a second step only after a code from it was entered."""
     if user_has_device(request.user):
         return redirect("account")
-    device, _ = TOTPDevice.objects.get_or_create(user=request.user, confirmed=False, defaults={"name": "authenticator"})
+    device, _ = TOTPDevice.objects.get_or_create(
+        user=request.user, confirmed=False, defaults={"name": "authenticator"}
+    )
     form = CodeForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         if device.verify_token(form.cleaned_data["code"]):
@@ -148,14 +161,16 @@ def two_step(request: HttpRequest) -> HttpResponse:
                 codes = _new_recovery_codes(request.user)
                 record(kind="user.two_step_enabled", actor=_name(request.user), at=timezone.now())
             return render(request, "account/recovery_codes.html", {"codes": codes, "first": True})
-        form.add_error("code", "That code does not fit this key. Check the clock of your phone and try the next code.")
-    picture = qrcode.make(device.config_url, image_factory=qrcode.image.svg.SvgPathImage, box_size=8, border=2)
+        form.add_error(
+            "code", "That code does not fit this key. Check the clock of your phone and try the next code."
+        )
+    image = qrcode.make(device.config_url, image_factory=qrcode.image.svg.SvgPathFillImage, border=2)
     return render(
         request,
         "account/two_step.html",
         {
             "form": form,
-            "qr": mark_safe(picture.to_string(encoding="unicode")),  # our own SVG: paths only, no text of a user
+            "qr": f"data:image/svg+xml;base64,{b64encode(image.to_string()).decode()}",
             "secret": device.config_url.split("secret=")[1].split("&")[0],
         },
         status=422 if form.is_bound else 200,
@@ -198,7 +213,9 @@ def two_step_off(request: HttpRequest) -> HttpResponse:
                 record(kind="user.two_step_disabled", actor=_name(request.user), at=timezone.now())
             messages.success(request, "Two-step sign-in is off. Your password alone signs you in now.")
             return redirect("account")
-        form.add_error("code", "That code is not right or was used before. Wait for the next one and try again.")
+        form.add_error(
+            "code", "That code is not right or was used before. Wait for the next one and try again."
+        )
     return render(request, "account/two_step_off.html", {"form": form}, status=422 if form.is_bound else 200)
 
 
@@ -258,7 +275,9 @@ def _name(user: Any) -> str:
 def _next(request: HttpRequest) -> str:
     """Where to go after signing in: only ever a page of this server."""
     target = request.POST.get("next") or request.GET.get("next") or ""
-    safe = url_has_allowed_host_and_scheme(target, allowed_hosts={request.get_host()}, require_https=request.is_secure())
+    safe = url_has_allowed_host_and_scheme(
+        target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+    )
     return target if safe and not target.startswith("/sign-in") else "/"
 
 

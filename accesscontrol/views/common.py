@@ -44,7 +44,7 @@ def edit(
     template: str = "form.html",
     **context: Any,
 ) -> HttpResponse:
-    """Shows `form`; saves it with an audit entry when it is posted and valid, else shows it again as it was typed."""
+    """Shows `form`; saves a valid one with an audit entry, else shows it again as it was typed."""
     if request.method == "POST" and form.is_valid():
         thing = save_configuration(form=form, noun=noun, actor=actor_of(request), at=timezone.now())
         messages.success(request, done.format(thing))

@@ -24,7 +24,9 @@ FORM_METHODS = ["GET", "POST"]
 
 @require_safe
 def doors(request: HttpRequest) -> HttpResponse:
-    return render(request, "doors/list.html", {"doors": door_states(timezone.now()), "sites": Site.objects.count()})
+    return render(
+        request, "doors/list.html", {"doors": door_states(timezone.now()), "sites": Site.objects.count()}
+    )
 
 
 @require_safe
@@ -36,7 +38,13 @@ def door(request: HttpRequest, door_id: uuid.UUID) -> HttpResponse:
     return render(
         request,
         "doors/door.html",
-        {"door": door, "state": state, "attempts": attempts, "rules": rules, "terminals": door.terminals.all()},
+        {
+            "door": door,
+            "state": state,
+            "attempts": attempts,
+            "rules": rules,
+            "terminals": door.terminals.all(),
+        },
     )
 
 
@@ -46,7 +54,9 @@ def door_create(request: HttpRequest) -> HttpResponse:
         messages.warning(request, "A door stands at a site, and there is none yet. Add the site first.")
         return redirect("site_create")
     only = Site.objects.first() if Site.objects.count() == 1 else None
-    form = DoorForm(request.POST or None, initial={"is_active": True, "site": request.GET.get("site") or only})
+    form = DoorForm(
+        request.POST or None, initial={"is_active": True, "site": request.GET.get("site") or only}
+    )
     return edit(
         request,
         form,
@@ -63,7 +73,12 @@ def door_edit(request: HttpRequest, door_id: uuid.UUID) -> HttpResponse:
     door = get_object_or_404(Door, pk=door_id)
     form = DoorForm(request.POST or None, instance=door)
     return edit(
-        request, form, noun="door", title=f"Edit {door.name}", back=reverse("door", args=[door_id]), done="{} is saved."
+        request,
+        form,
+        noun="door",
+        title=f"Edit {door.name}",
+        back=reverse("door", args=[door_id]),
+        done="{} is saved.",
     )
 
 
@@ -109,7 +124,12 @@ def site_edit(request: HttpRequest, site_id: int) -> HttpResponse:
     site = get_object_or_404(Site, pk=site_id)
     form = SiteForm(request.POST or None, instance=site)
     return edit(
-        request, form, noun="site", title=f"Edit {site.name}", back=reverse("site", args=[site_id]), done="{} is saved."
+        request,
+        form,
+        noun="site",
+        title=f"Edit {site.name}",
+        back=reverse("site", args=[site_id]),
+        done="{} is saved.",
     )
 
 
@@ -143,7 +163,9 @@ def zone_delete(request: HttpRequest, zone_id: int) -> HttpResponse:
         names = ", ".join(zone.doors.values_list("name", flat=True))
         messages.error(request, f"Doors still lead into {zone.name}: {names}. Give them another zone first.")
         return redirect(back)
-    return delete(request, zone, noun="zone", back=back, explanation="Nobody is counted as inside it any more.")
+    return delete(
+        request, zone, noun="zone", back=back, explanation="Nobody is counted as inside it any more."
+    )
 
 
 @require_http_methods(FORM_METHODS)
@@ -164,7 +186,9 @@ def holiday_create(request: HttpRequest, site_id: int) -> HttpResponse:
 def holiday_delete(request: HttpRequest, holiday_id: int) -> HttpResponse:
     holiday = get_object_or_404(Holiday, pk=holiday_id)
     back = reverse("site", args=[holiday.site_id])
-    return delete(request, holiday, noun="holiday", back=back, explanation="Schedules hold on that day as on any other.")
+    return delete(
+        request, holiday, noun="holiday", back=back, explanation="Schedules hold on that day as on any other."
+    )
 
 
 @require_http_methods(FORM_METHODS)
@@ -177,13 +201,17 @@ def lock_down(request: HttpRequest, site_id: int) -> HttpResponse:
     form = ReasonForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         lock(site=site, reason=form.cleaned_data["reason"], actor=actor_of(request), at=timezone.now())
-        messages.warning(request, f"{site.name} is locked down. No door of it opens for anybody until you lift it.")
+        messages.warning(
+            request, f"{site.name} is locked down. No door of it opens for anybody until you lift it."
+        )
         return redirect("dashboard")
     return confirm(
         request,
         title=f"Lock down {site.name}",
         explanation="Every door of this site refuses everybody, at once, until somebody lifts the lock-down.",
-        consequences=["People inside can still leave wherever a door opens without Lintel, such as emergency exits."],
+        consequences=[
+            "People inside can still leave wherever a door opens without Lintel, such as emergency exits."
+        ],
         verb="Lock down now",
         back=reverse("dashboard"),
         form=form,
@@ -203,7 +231,7 @@ def lift_lock_down(request: HttpRequest, site_id: int) -> HttpResponse:
     return confirm(
         request,
         title=f"Lift the lock-down of {site.name}?",
-        explanation=f"It was locked by {site.locked_down_by}: “{site.locked_down_reason}”. Afterwards the rules hold again.",
+        explanation=f"{site.locked_down_by} locked it: “{site.locked_down_reason}”. Its rules will hold.",
         verb="Lift the lock-down",
         back=reverse("dashboard"),
         danger=False,

@@ -1,4 +1,4 @@
-"""The two pages that join people with doors: a person's profile, and the start of an enrollment at a terminal."""
+"""The two pages that join people with doors: a person's profile, and the start of an enrollment."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def person(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
         "open_enrollment": found.enrollments.filter(state__in=Enrollment.UNFINISHED).first(),
         "groups": groups,
         "other_groups": AccessGroup.objects.exclude(members=found).order_by("name"),
-        "attempts": AccessAttempt.objects.filter(person=found).select_related("door", "person")[:LAST_ATTEMPTS],
+        "attempts": AccessAttempt.objects.filter(person=found).select_related("door", "person")[
+            :LAST_ATTEMPTS
+        ],
     }
     return render(request, "people/profile.html", context)
 

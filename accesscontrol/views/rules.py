@@ -32,14 +32,16 @@ def rules(request: HttpRequest) -> HttpResponse:
 @require_http_methods(FORM_METHODS)
 def rule_create(request: HttpRequest) -> HttpResponse:
     if not AccessGroup.objects.exists():
-        messages.warning(request, "A rule speaks about a group of people, and there is none yet. Make the group first.")
+        messages.warning(
+            request, "A rule speaks about a group of people, and there is none yet. Make the group first."
+        )
         return redirect("group_create")
     return edit(
         request,
         RuleForm(request.POST or None, initial={"is_active": True, "group": request.GET.get("group")}),
         noun="rule",
         title="Add a rule",
-        explanation="Without a rule nobody enters. A rule lets the people of one group through some doors at some hours.",
+        explanation="Without a rule nobody enters. A rule lets one group through some doors at some hours.",
         back=reverse("rules"),
         done="The rule “{}” is in the book.",
     )
@@ -50,7 +52,9 @@ def rule_edit(request: HttpRequest, rule_id: int) -> HttpResponse:
     rule = get_object_or_404(AccessRule, pk=rule_id)
     form = RuleForm(request.POST or None, instance=rule)
     title = f"Edit “{rule.name}”"
-    return edit(request, form, noun="rule", title=title, back=reverse("rules"), done="The rule “{}” is saved.")
+    return edit(
+        request, form, noun="rule", title=title, back=reverse("rules"), done="The rule “{}” is saved."
+    )
 
 
 @require_http_methods(FORM_METHODS)
@@ -105,7 +109,7 @@ def group_create(request: HttpRequest) -> HttpResponse:
         GroupForm(request.POST or None),
         noun="group",
         title="Make a group",
-        explanation="People who may enter the same doors: “Staff”, “Laboratory”, “Cleaning”. Members come next.",
+        explanation="People who may enter the same doors: “Staff”, “Cleaning”. Members come next.",
         back=reverse("groups"),
         done="The group “{}” is made. Add its members, then a rule.",
         then=lambda group: reverse("group", args=[group.pk]),
@@ -162,7 +166,9 @@ def group_member_remove(request: HttpRequest, group_id: int, person_id: uuid.UUI
     found, person = get_object_or_404(AccessGroup, pk=group_id), get_object_or_404(Person, pk=person_id)
     remove_member(group=found, person=person, actor=actor_of(request), at=timezone.now())
     messages.success(request, f"{person.full_name} is no longer in {found.name}.")
-    return redirect("person", person_id) if request.POST.get("back") == "person" else redirect("group", group_id)
+    return (
+        redirect("person", person_id) if request.POST.get("back") == "person" else redirect("group", group_id)
+    )
 
 
 @require_safe
@@ -225,5 +231,9 @@ def schedule_delete(request: HttpRequest, schedule_id: int) -> HttpResponse:
         messages.error(request, f"Rules still use “{found.name}”: {users}. Give them another schedule first.")
         return redirect("schedules")
     return delete(
-        request, found, noun="schedule", back=reverse("schedules"), explanation="No rule uses it; no door changes."
+        request,
+        found,
+        noun="schedule",
+        back=reverse("schedules"),
+        explanation="No rule uses it; no door changes.",
     )

@@ -53,7 +53,7 @@ def terminal_create(request: HttpRequest) -> HttpResponse:
     context = {
         "form": form,
         "title": "Add a terminal",
-        "explanation": "A terminal is a device with a camera: at a door, or at the desk where people are enrolled.",
+        "explanation": "A terminal is a device with a camera, at a door or at the enrollment desk.",
         "back": reverse("terminals"),
         "verb": "Add and make a pairing code",
     }
@@ -76,20 +76,22 @@ def terminal_edit(request: HttpRequest, terminal_id: uuid.UUID) -> HttpResponse:
 @never_cache
 @require_http_methods(FORM_METHODS)
 def terminal_code(request: HttpRequest, terminal_id: uuid.UUID) -> HttpResponse:
-    """A new code: to pair for the first time, to give the terminal a new key, or to bring a revoked one back."""
+    """A new code: to pair a new terminal, to give one a new key, or to bring a revoked one back."""
     found = get_object_or_404(Terminal, pk=terminal_id)
     if request.method == "POST":
         return _show_code(request, found)
     explanation = {
-        Terminal.State.PENDING: "Whoever has the code can make a device speak for this terminal, once.",
-        Terminal.State.ACTIVE: "Pairing again gives the terminal a new key. Until then the present key works on.",
-        Terminal.State.REVOKED: "This terminal was revoked. Pairing it again makes it trusted again, with a new key.",
+        Terminal.State.PENDING: "Whoever has the code makes a device speak for this terminal, once.",
+        Terminal.State.ACTIVE: "Pairing again gives it a new key. Until then the present key works on.",
+        Terminal.State.REVOKED: "It was revoked. Pairing makes it trusted again, with a new key.",
     }[Terminal.State(found.state)]
     return confirm(
         request,
         title=f"Make a pairing code for {found.name}",
         explanation=explanation,
-        consequences=["The code is shown once and works for a short time. An earlier unused code stops working."],
+        consequences=[
+            "The code is shown once and works for a short time. An earlier unused code stops working."
+        ],
         verb="Make the code",
         back=reverse("terminal", args=[terminal_id]),
         danger=found.state == Terminal.State.REVOKED,
@@ -104,11 +106,15 @@ def terminal_revoke(request: HttpRequest, terminal_id: uuid.UUID) -> HttpRespons
         revoke_terminal(terminal=found, actor=actor_of(request), at=timezone.now())
         messages.success(request, f"{found.name} is revoked. Lintel answers it no more.")
         return redirect(back)
-    door = f"{found.door.name} opens through it no more." if found.door else "Nobody can be enrolled at it any more."
+    door = (
+        f"{found.door.name} opens through it no more."
+        if found.door
+        else "Nobody can be enrolled at it any more."
+    )
     return confirm(
         request,
         title=f"Revoke {found.name}?",
-        explanation="Do this when the device is lost, replaced or not trusted any more. It takes effect at once.",
+        explanation="Do this when the device is lost, replaced or not trusted. It takes effect at once.",
         consequences=[door, "To use it again you need a new pairing code."],
         verb="Revoke",
         back=back,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import uuid
 from typing import Any
@@ -18,6 +17,7 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 
+from accesscontrol.about import model_facts
 from accesscontrol.configuration import save_configuration
 from accesscontrol.forms import TokenForm, UserForm
 from accesscontrol.models import ApiToken, Scope
@@ -80,12 +80,17 @@ def user_password(request: HttpRequest, user_id: int) -> HttpResponse:
         with transaction.atomic():
             found.set_password(password)
             found.save(update_fields=["password"])
-            record(kind="user.password_reset", actor=actor_of(request), at=timezone.now(), subject=f"user:{found.pk}")
+            record(
+                kind="user.password_reset",
+                actor=actor_of(request),
+                at=timezone.now(),
+                subject=f"user:{found.pk}",
+            )
         return render(request, "users/password.html", {"person": found, "password": password, "new": False})
     return confirm(
         request,
         title=f"New password for {found.get_username()}?",
-        explanation="The old password stops working and the user is signed out everywhere. A second step stays on.",
+        explanation="The old password stops working, and every session ends. A second step stays on.",
         verb="Make a new password",
         back=reverse("users"),
     )
@@ -151,7 +156,7 @@ def token_revoke(request: HttpRequest, token_id: uuid.UUID) -> HttpResponse:
     return confirm(
         request,
         title=f"Revoke “{token.name}”?",
-        explanation="The system that uses this token is refused at once. A revoked token cannot be brought back.",
+        explanation="The system that uses it is refused at once. A revoked token cannot be brought back.",
         verb="Revoke",
         back=reverse("tokens"),
     )
@@ -159,16 +164,5 @@ def token_revoke(request: HttpRequest, token_id: uuid.UUID) -> HttpResponse:
 
 @require_safe
 def about(request: HttpRequest) -> HttpResponse:
-    """The model and its privacy profile in numbers, and what is not protected in words."""
-    return render(request, "about.html", {"facts": model_facts(), "mode": settings.LINTEL_MODE})
-
-
-def model_facts() -> dict[str, Any]:
-    """From the model folder's own public files, so that the page cannot promise more than the model says."""
-    folder = settings.BASE_DIR / "recognition" / "models" / settings.LINTEL_MODEL
-    try:
-        model = json.loads((folder / "model.json").read_text())
-        profile = json.loads((folder / "profile.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return {"model": model, "profile": profile}
+    """The model and its privacy profiles in numbers, and what is not protected in words."""
+    return render(request, "about.html", {"facts": model_facts(), "aim": settings.LINTEL_TARGET_FPIR})
