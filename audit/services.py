@@ -31,7 +31,7 @@ from audit.sentences import describe
 from audit.verification import CheckpointRow, Report, Row, verify_log
 
 __all__ = [
-    "checkpoint", "describe", "find_entries", "forget", "latest_checkpoint", "open_personal",
+    "checkpoint", "describe", "disclose_personal", "find_entries", "forget", "latest_checkpoint", "open_personal",
     "prove_consistency", "prove_inclusion", "prove_inclusions", "record", "reseal_personal",
     "verifier_keys", "verify_all",
 ]  # fmt: skip
@@ -169,6 +169,19 @@ def open_personal(entry: Entry) -> dict[str, Any]:
     """The personal values of an entry that are not erased and whose seal opens."""
     opened = {item.name: _open(item) for item in entry.personal_fields.all()}
     return {name: pair[1] for name, pair in opened.items() if not isinstance(pair, str)}
+
+
+def disclose_personal(entries: Sequence[Entry]) -> dict[int, dict[str, dict[str, Any]]]:
+    """Index -> name -> salt (hex) and value: what lets a stranger check commitments, and what identifies
+    people.
+    """
+    disclosed: dict[int, dict[str, dict[str, Any]]] = {}
+    for item in PersonalField.objects.filter(entry__in=[entry.index for entry in entries]).order_by("pk"):
+        opened = _open(item)
+        if not isinstance(opened, str):
+            salt, value = opened
+            disclosed.setdefault(item.entry_id, {})[item.name] = {"salt": salt.hex(), "value": value}
+    return disclosed
 
 
 def reseal_personal() -> int:
