@@ -50,7 +50,8 @@ class Calibration:
         thresholds = [threshold for _, threshold in self.points]
         if len(self.points) < 2:
             raise ModelError("a calibration needs two points or more")
-        if min(rates) <= 0 or max(rates) >= 1 or min(thresholds) < -1 or max(thresholds) > 1:
+        rates_are_rates = all(0 < rate < 1 for rate in rates)
+        if not rates_are_rates or not all(-1 <= threshold <= 1 for threshold in thresholds):
             raise ModelError("a calibration point is a rate within (0, 1) and a cosine")
         if rates != sorted(set(rates), reverse=True) or thresholds != sorted(thresholds):
             raise ModelError("calibration points have falling rates and rising thresholds")

@@ -52,6 +52,7 @@ def tiny_profile(name: str = "tiny") -> PrivacyProfile:
 
 def make_tiny_model(folder: Path | str, *, profiles: tuple[PrivacyProfile, ...] = ()) -> Path:
     """Write the model folder and return it; `Recognizer.load(folder)` takes it, `profiles` are accepted as well."""
+    torch.set_num_threads(1)  # tests share their cores: waiting for a second one costs more than it gives
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(20261124)
         backbone = build_backbone("small", transform="critical", dimension=TINY_DIMENSION)
