@@ -71,17 +71,21 @@ class Detector:
         *,
         models: Path | None = None,
         yunet: Path | None = None,
+        agree: bool = True,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         """Load once. Raises ModelsUnavailableError, with what to do, when the networks are not here.
 
         models: folder written by `recognition.fetch_models`; yunet: an ONNX file to use in its place. Both
-        default to the environment: LINTEL_MODELS_DIR and LINTEL_YUNET_MODEL.
+        default to the environment: LINTEL_MODELS_DIR and LINTEL_YUNET_MODEL. agree: False gives the mesh's
+        own points, to measure by.
         """
         configured = environment.get("LINTEL_YUNET_MODEL")
         chosen = yunet or (Path(configured) if configured and models is None else None)
         self.name = "yunet" if chosen else "mediapipe"
-        self._engine: _Engine = _YuNet(chosen) if chosen else _MediaPipe(models or models_folder(environment))
+        self._engine: _Engine = (
+            _YuNet(chosen) if chosen else _MediaPipe(models or models_folder(environment), agree=agree)
+        )
 
     def find(self, frame: Frame) -> list[Face]:
         """The faces of one frame, uint8 (H, W, 3) RGB; an empty list when there is none."""
@@ -105,7 +109,8 @@ class _Candidate:
 
 
 class _MediaPipe:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, agree: bool) -> None:
+        self._agree = agree
         self._full_range = _BoxNetwork(read_model(FULL_RANGE, folder), side=192, anchors=_anchor_grid(48, 1))
         self._short_range = _BoxNetwork(
             read_model(SHORT_RANGE, folder),
@@ -133,7 +138,7 @@ class _MediaPipe:
         return _suppress(found)
 
     def _with_points(self, frame: Frame, candidate: _Candidate) -> Face | None:
-        """Read the mesh on the face, twice: the second time on the crop that the first mesh suggests."""
+        """Read the mesh on the face; None where the mesh network sees none."""
         eyes = candidate.keypoints[:2]
         centre = candidate.box[:2] + candidate.box[2:] / 2
         side = float(candidate.box[2:].max()) * MESH_MARGIN
@@ -141,8 +146,10 @@ class _MediaPipe:
         if mesh is None:
             return None
         x, y, width, height = (float(value) for value in candidate.box)
-        points = five_points(mesh).astype(np.float32)
-        return Face(box=(x, y, width, height), points=points, score=candidate.score)
+        points = mesh_points(mesh)
+        if self._agree:
+            points = agree_with_yunet(points)
+        return Face(box=(x, y, width, height), points=points.astype(np.float32), score=candidate.score)
 
     def _read_mesh(self, frame: Frame, centre: Floats, side: float, along_eyes: Floats) -> Floats | None:
         """(468, 2) vertices in frame pixels, or None where the network sees no face."""
@@ -259,12 +266,70 @@ def _read_network(model: bytes) -> cv2.dnn.Net:
 
 # From 468 vertices to five points ---------------------------------------------------------------------------
 
+# Mesh vertices whose mean is the point: eye corners, nose tip, mouth corners (MediaPipe's canonical face
+# model).
 POINT_VERTICES: tuple[tuple[int, ...], ...] = ((33, 133), (362, 263), (1,), (61,), (291,))
 
+# What YuNet's five points (x, y each) differ from those, in face units, by the shape of the face: half the
+# distance of the eyes, nose, image-left and image-right mouth corner, and 1. Least squares over 2,823 faces
+# with a small ridge, `benchmarks/landmarks.py --fit`.
+POINT_CORRECTION = np.array(
+    [
+        (0.377, -0.000, -0.022, 0.194, -0.115, -0.117, -0.083, 0.143),
+        (0.022, -0.062, 0.155, 0.209, 0.126, 0.132, -0.025, -0.202),
+        (-0.246, 0.034, -0.002, -0.027, 0.102, 0.097, -0.009, -0.017),
+        (0.084, 0.022, 0.190, -0.026, 0.118, -0.257, -0.089, -0.123),
+        (0.067, -0.098, -0.007, 0.113, -0.110, 0.120, 0.051, 0.035),
+        (0.429, 0.027, -0.602, -0.050, 0.325, 0.016, -0.234, -0.007),
+        (-0.635, -0.161, -0.080, -0.443, -0.250, 0.300, 0.196, 0.088),
+        (-0.502, -0.026, 0.001, -0.130, -0.414, 0.246, 0.104, 0.351),
+        (0.560, -0.139, -0.018, 0.214, -0.024, -0.317, 0.201, -0.203),
+        (-0.447, 0.076, 0.021, -0.300, 0.265, -0.055, -0.634, 0.424),
+    ]
+)
+POINT_CORRECTION.setflags(write=False)
 
-def five_points(mesh: Floats) -> Floats:
-    """(468, 2) vertices -> (5, 2) points that agree with YuNet's on average."""
+
+def mesh_points(mesh: Floats) -> Floats:
+    """(468, 2) vertices -> (5, 2): the middle of each eye, nose tip, mouth corners."""
     return np.stack([mesh[list(vertices)].mean(axis=0) for vertices in POINT_VERTICES])
+
+
+@dataclass(frozen=True)
+class FaceUnits:
+    """A face's own coordinates: between the eyes 0, x along them, 1 the larger of eye distance and eyes to
+    mouth."""
+
+    origin: Floats  # (2,)
+    rotation: Floats  # (2, 2), rows are the axes
+    scale: float
+
+    @classmethod
+    def of(cls, points: Floats) -> FaceUnits:
+        eyes, mouth = points[:2].mean(axis=0), points[3:].mean(axis=0)
+        along = points[1] - points[0]
+        eye_distance = max(float(np.linalg.norm(along)), 1e-6)
+        x = along / eye_distance
+        scale = max(eye_distance, float(np.linalg.norm(mouth - eyes)))
+        return cls(eyes, np.array([x, [-x[1], x[0]]]), scale)
+
+    def measure(self, points: Floats) -> Floats:
+        return np.asarray((points - self.origin) @ self.rotation.T / self.scale)
+
+    def place(self, measured: Floats) -> Floats:
+        return np.asarray(self.scale * measured @ self.rotation + self.origin)
+
+
+def shape_of(measured: Floats) -> Floats:
+    """(5, 2) in face units -> (8,): what POINT_CORRECTION multiplies."""
+    return np.concatenate([[measured[1, 0]], measured[2:].reshape(-1), [1.0]])
+
+
+def agree_with_yunet(points: Floats) -> Floats:
+    """(5, 2) of the mesh -> where YuNet, on average, puts them."""
+    units = FaceUnits.of(points)
+    measured = units.measure(points)
+    return units.place(measured + (POINT_CORRECTION @ shape_of(measured)).reshape(5, 2))
 
 
 # YuNet ------------------------------------------------------------------------------------------------------
