@@ -37,3 +37,6 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
 # Fast and weak, so that tests with many users stay fast; one test checks that production hashes with Argon2.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 LOGGING["root"]["level"] = "WARNING"  # type: ignore[index]
+# WhiteNoise warns about a folder of static files that is not there, and warnings are errors here.
+STATIC_ROOT = _data_dir / "staticfiles"
+STATIC_ROOT.mkdir(exist_ok=True)

@@ -121,17 +121,17 @@ def signed(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
             response.render()
         created = int(timezone.now().timestamp())
         key_id, seed = settings.LINTEL_SIGNING_KEYS[0]
-        response.headers.update(
-            sign_reply(
-                status=response.status_code,
-                body=response.content,
-                request_nonce=proven.nonce,
-                key_id=key_id,
-                private_key=seed,
-                created=created,
-                expires=created + REPLY_LIFETIME_S,
-            )
+        proof = sign_reply(
+            status=response.status_code,
+            body=response.content,
+            request_nonce=proven.nonce,
+            key_id=key_id,
+            private_key=seed,
+            created=created,
+            expires=created + REPLY_LIFETIME_S,
         )
+        for name, value in proof.items():
+            response.headers[name] = value
         response.headers["Cache-Control"] = "no-store"
         return response
 

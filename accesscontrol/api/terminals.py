@@ -172,7 +172,7 @@ class PairView(AccessView):
     @extend_schema(
         operation_id="terminals_pair",
         summary="Pair a terminal",
-        description="Spends the one-time code that an administrator made. Pin `server_keys`: they sign replies.",
+        description="Spends an administrator's one-time code. Pin `server_keys`: they sign the replies.",
         request=Input,
         responses={
             201: TerminalSelfSerializer,
@@ -230,7 +230,7 @@ class TerminalKeyView(TerminalView):
     @extend_schema(
         operation_id="terminals_me_key",
         summary="Roll the key",
-        description="Signed with the present key. The old one works for ten more minutes: the answer may be lost.",
+        description="Signed with the present key, which works for ten more minutes: the answer may be lost.",
         request=Input,
         responses={
             200: Output,
@@ -341,7 +341,7 @@ class AttemptsView(AccessView):
     @extend_schema(
         operation_id="attempts_submit",
         summary="May this person come in?",
-        description="One signed capture in the format of docs/protocol.md. A picture is never accepted. The reply "
+        description="One signed capture in the format of docs/protocol.md, never a picture. The reply "
         "is signed by a server key over the request's nonce and expires in seconds: open on nothing else.",
         request={CONTENT_TYPE: OpenApiTypes.BINARY},
         responses={
