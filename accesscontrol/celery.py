@@ -7,6 +7,7 @@ process. A caller never imports a task, so web processes never load a model.
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache, partial
 from typing import Any
@@ -70,8 +71,17 @@ def run_here(task_name: str, kwargs: dict[str, Any]) -> bool:
     return True
 
 
-@cache
+_importing = threading.Lock()
+
+
 def _tasks() -> dict[str, Any]:
+    """Every task, imported at first use. A second thread waits here, for half-imported modules hold half their tasks."""
+    with _importing:
+        return _import_tasks()
+
+
+@cache
+def _import_tasks() -> dict[str, Any]:
     app.loader.import_default_modules()
     return app.tasks  # type: ignore[no-any-return]
 

@@ -41,7 +41,10 @@ def readyz(request: HttpRequest) -> HttpResponse:
         parts["recognition_worker"] = _worker_was_heard
     checks = {name: _holds(name, check) for name, check in parts.items()}
     ready = all(checks.values())
-    body = {"status": "ready" if ready else "not_ready", "checks": {k: "ok" if v else "failed" for k, v in checks.items()}}
+    body = {
+        "status": "ready" if ready else "not_ready",
+        "checks": {k: "ok" if v else "failed" for k, v in checks.items()},
+    }
     return JsonResponse(body, status=200 if ready else 503)
 
 

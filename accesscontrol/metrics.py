@@ -17,7 +17,9 @@ LATENCY = Histogram(
     buckets=(0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0, 2.0, 3.0, 5.0, 10.0),
 )
 REQUESTS_REFUSED = Counter(
-    "lintel_terminal_requests_refused", "Requests of terminals refused before an attempt existed, by code.", ["code"]
+    "lintel_terminal_requests_refused",
+    "Requests of terminals refused before an attempt existed, by code.",
+    ["code"],
 )
 MODEL = Histogram(
     "lintel_model_seconds",

@@ -25,6 +25,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "object-src 'none'",
     )
 )
+UNKNOWN_ADDRESS = "0.0.0.0"  # noqa: S104 (an address nobody has, not one to listen on)
 PERMISSIONS_POLICY = "camera=(), microphone=(), geolocation=(), payment=(), usb=()"
 
 
@@ -52,8 +53,9 @@ class ClientAddress:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         hops = settings.LINTEL_PROXY_HOPS
-        if hops:
-            forwarded = [part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")]
-            if len(forwarded) >= hops and forwarded[-hops]:
-                request.META["REMOTE_ADDR"] = forwarded[-hops]
+        header = request.META.get("HTTP_X_FORWARDED_FOR", "")
+        if hops and header:
+            forwarded = [part.strip() for part in header.split(",")]
+            # Fewer entries than proxies: somebody came in past one of them, and who it is cannot be known.
+            request.META["REMOTE_ADDR"] = forwarded[-hops] if len(forwarded) >= hops else UNKNOWN_ADDRESS
         return self.get_response(request)

@@ -42,7 +42,9 @@ LINTEL_MODE = env.choice("LINTEL_MODE", "embedded", ("embedded", "production"))
 PRODUCTION = LINTEL_MODE == "production"
 DEBUG = env.flag("LINTEL_DEBUG", False)
 if DEBUG and PRODUCTION:
-    env.problems.append("LINTEL_DEBUG is true: a page of an error would show secrets, so production refuses it")
+    env.problems.append(
+        "LINTEL_DEBUG is true: a page of an error would show secrets, so production refuses it"
+    )
 
 # -- Secrets ----------------------------------------------------------------------------------------------------
 
@@ -53,7 +55,9 @@ if not PRODUCTION and not any(name in env.values for name in ("LINTEL_SECRET_KEY
     LINTEL_SECRETS_ARE_EPHEMERAL = True
     env.values = {**env.values, **generate_secrets(os.urandom, key_id="ephemeral")}
 
-SECRET_KEY = env.required("LINTEL_SECRET_KEY", "it signs sessions; `manage.py generate_secrets --print` makes one")
+SECRET_KEY = env.required(
+    "LINTEL_SECRET_KEY", "it signs sessions; `manage.py generate_secrets --print` makes one"
+)
 if SECRET_KEY and (_weakness := secret_key_problem(SECRET_KEY)):
     env.problems.append(f"LINTEL_SECRET_KEY is weak: {_weakness}")
 #: Lists of (id, 32 bytes), newest first: seal the data keys of people; rotate templates; sign replies and checkpoints.
@@ -61,8 +65,12 @@ LINTEL_KEY_ENCRYPTION_KEYS = env.keys("LINTEL_KEY_ENCRYPTION_KEYS")
 LINTEL_GALLERY_KEYS = env.keys("LINTEL_GALLERY_KEYS")
 LINTEL_SIGNING_KEYS = env.keys("LINTEL_SIGNING_KEYS")
 for _name in KEY_LISTS:
-    env.required(_name, "a list id:base64 of 32 random bytes each; `manage.py generate_secrets --print` makes one")
-_all_keys = [key for keys in (LINTEL_KEY_ENCRYPTION_KEYS, LINTEL_GALLERY_KEYS, LINTEL_SIGNING_KEYS) for _, key in keys]
+    env.required(
+        _name, "a list id:base64 of 32 random bytes each; `manage.py generate_secrets --print` makes one"
+    )
+_all_keys = [
+    key for keys in (LINTEL_KEY_ENCRYPTION_KEYS, LINTEL_GALLERY_KEYS, LINTEL_SIGNING_KEYS) for _, key in keys
+]
 if len(set(_all_keys)) != len(_all_keys):
     env.problems.append("one key serves two purposes: every key list needs keys of its own")
 
@@ -89,7 +97,9 @@ if PRODUCTION:
     env.required("LINTEL_ALLOWED_HOSTS", "the names under which terminals and browsers reach this server")
     env.required("LINTEL_PUBLIC_URL", "for example https://doors.example.org")
     if "*" in ALLOWED_HOSTS:
-        env.problems.append("LINTEL_ALLOWED_HOSTS is *: name the hosts, else replies can be asked under any name")
+        env.problems.append(
+            "LINTEL_ALLOWED_HOSTS is *: name the hosts, else replies can be asked under any name"
+        )
     if LINTEL_PUBLIC_URL and not LINTEL_PUBLIC_URL.startswith("https://"):
         env.problems.append("LINTEL_PUBLIC_URL must begin with https:// in production")
 # Supervisors and Prometheus on this machine ask under its own names.
@@ -146,9 +156,18 @@ CELERY_TIMEZONE = "UTC"
 CELERY_ENABLE_UTC = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
-# A task that died with its worker comes back after this long; Celery's default of an hour would leave a door waiting.
-# A longer task would be handed out twice, and every task here tolerates that.
-CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 60, "socket_timeout": 5, "socket_connect_timeout": 2}
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    # A task that died with its worker comes back after this many seconds; Celery's default of an hour would leave a
+    # door waiting. A longer task would be handed out twice, and every task here tolerates that.
+    "visibility_timeout": 60,
+    "socket_timeout": 5,
+    "socket_connect_timeout": 2,
+    # Of whoever hands over; a worker goes on trying by rules of its own.
+    "max_retries": 1,
+    "interval_start": 0,
+    "interval_step": 0.1,
+    "interval_max": 0.1,
+}
 # An attempt whose broker is gone must be refused at once and not after minutes of retries.
 CELERY_TASK_PUBLISH_RETRY = False
 
@@ -258,7 +277,9 @@ SESSION_COOKIE_AGE = 12 * 3600
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = PRODUCTION
-SESSION_ENGINE = "django.contrib.sessions.backends.cached_db" if PRODUCTION else "django.contrib.sessions.backends.db"
+SESSION_ENGINE = (
+    "django.contrib.sessions.backends.cached_db" if PRODUCTION else "django.contrib.sessions.backends.db"
+)
 CSRF_COOKIE_NAME = "lintel_csrf"
 CSRF_COOKIE_SECURE = PRODUCTION
 CSRF_COOKIE_SAMESITE = "Lax"
@@ -362,6 +383,7 @@ LOGGING = {
         "django.server": {"handlers": [], "level": "WARNING", "propagate": True},
         "axes": {"level": "WARNING"},
         "httpx": {"level": "WARNING"},
+        "faiss": {"level": "WARNING"},
     },
 }
 

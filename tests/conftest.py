@@ -26,8 +26,7 @@ def _or_skip(start: Callable[[], Server]) -> Server:
 @pytest.fixture(scope="session")
 def redis_server() -> Redis:
     """The session's Redis, running. A test that stops it must start it again."""
-    server = _or_skip(Redis.shared)
-    return server
+    return _or_skip(Redis.shared)
 
 
 @pytest.fixture
@@ -70,3 +69,21 @@ def dispatched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any
     calls: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(celery, "_hand_over", lambda name, kwargs: calls.append((name, kwargs)))
     return calls
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _emptying_tables_lifts_the_audit_triggers() -> Iterator[None]:
+    """A test with real transactions empties every table afterwards, which the audit log refuses, as it should."""
+    from django.db.backends.base.operations import BaseDatabaseOperations
+
+    from audit.triggers import dangerously_lifted
+
+    flush = BaseDatabaseOperations.execute_sql_flush
+
+    def flush_with_triggers_lifted(self: BaseDatabaseOperations, sql_list: list[str]) -> None:
+        with dangerously_lifted(self.connection):
+            flush(self, sql_list)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseDatabaseOperations, "execute_sql_flush", flush_with_triggers_lifted)
+        yield

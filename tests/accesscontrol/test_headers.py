@@ -13,7 +13,9 @@ def policy_of(response: object) -> dict[str, list[str]]:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("path", ["/healthz", "/sign-in/", "/api/docs/", "/nowhere", "/api/v1/nowhere", "/admin/"])
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/sign-in/", "/api/docs/", "/nowhere", "/api/v1/nowhere", "/admin/"]
+)
 def test_every_answer_carries_a_strict_policy(client: Client, path: str) -> None:
     response = client.get(path)
     policy = policy_of(response)
@@ -31,6 +33,7 @@ def test_a_static_file_carries_the_policy_too(client: Client) -> None:
     response = client.get("/static/lintel/lintel.css")
     assert response.status_code == 200
     assert "unsafe" not in response["Content-Security-Policy"]
+    response.close()
 
 
 @pytest.mark.django_db

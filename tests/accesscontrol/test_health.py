@@ -47,7 +47,9 @@ def test_production_is_ready_only_after_a_worker_was_heard(
     client: Client, settings: Settings, redis_url: str
 ) -> None:
     settings.LINTEL_MODE = "production"
-    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": redis_url}}
+    settings.CACHES = {
+        "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": redis_url}
+    }
 
     response = client.get("/readyz", secure=True)
     assert response.status_code == 503
@@ -62,7 +64,10 @@ def test_production_is_ready_only_after_a_worker_was_heard(
 def test_production_is_not_ready_when_redis_is_gone(client: Client, settings: Settings) -> None:
     settings.LINTEL_MODE = "production"
     settings.CACHES = {
-        "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://127.0.0.1:1/0"}
+        "default": {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": "redis://127.0.0.1:1/0",
+        }
     }
     response = client.get("/readyz", secure=True)
     assert response.status_code == 503
@@ -77,9 +82,7 @@ def test_metrics_are_for_this_machine(client: Client) -> None:
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer wrong", f"Basic {TOKEN}", "Bearer "])
-def test_metrics_do_not_exist_for_a_stranger(
-    client: Client, settings: Settings, authorization: str
-) -> None:
+def test_metrics_do_not_exist_for_a_stranger(client: Client, settings: Settings, authorization: str) -> None:
     settings.LINTEL_METRICS_TOKEN = TOKEN
     response = client.get("/metrics", REMOTE_ADDR="203.0.113.9", HTTP_AUTHORIZATION=authorization)
     assert response.status_code == 404

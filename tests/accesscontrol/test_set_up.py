@@ -36,7 +36,11 @@ def test_the_first_set_up_creates_an_administrator_a_site_and_a_door() -> None:
     assert user.is_superuser
     assert Door.objects.get().site == Site.objects.get()
     assert set(Group.objects.values_list("name", flat=True)) >= {role.value for role in Role}
-    assert set(Entry.objects.values_list("kind", flat=True)) == {"user.created", "site.created", "door.created"}
+    assert set(Entry.objects.values_list("kind", flat=True)) == {
+        "user.created",
+        "site.created",
+        "door.created",
+    }
     assert password[1] not in "".join(entry.details_json for entry in Entry.objects.all())
 
 

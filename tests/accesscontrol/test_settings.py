@@ -33,7 +33,9 @@ def production(**changes: str | None) -> dict[str, str]:
 def start(
     environment: dict[str, str], folder: Path, code: str = "import accesscontrol.settings"
 ) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("LINTEL_") and k != "DJANGO_SETTINGS_MODULE"}
+    clean = {
+        k: v for k, v in os.environ.items() if not k.startswith("LINTEL_") and k != "DJANGO_SETTINGS_MODULE"
+    }
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -24,11 +24,16 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--print", action="store_true", dest="to_screen", help="print them, for the environment of a server"
+            "--print",
+            action="store_true",
+            dest="to_screen",
+            help="print them, for the environment of a server",
         )
 
     def handle(self, *, to_screen: bool, **options: Any) -> None:
-        text = "".join(f"{name}={value}\n" for name, value in generate_secrets(os.urandom, key_id=_key_id()).items())
+        text = "".join(
+            f"{name}={value}\n" for name, value in generate_secrets(os.urandom, key_id=_key_id()).items()
+        )
         if to_screen:
             self.stdout.write(text, ending="")
             return

@@ -75,7 +75,7 @@ def _worker_started(worker: Any) -> None:
 def _worker_stops(arbiter: Any, worker: Any) -> None:
     if hasattr(worker, "lintel_clock"):
         worker.lintel_clock.stop()
-        wait_for_embedded_tasks(timeout_s=5)
+        wait_for_embedded_tasks(timeout_s=1)
 
 
 def _banner(url: str) -> None:

@@ -33,14 +33,18 @@ class Command(BaseCommand):
     def handle(self, *, administrator: str, site: str, door: str, **options: Any) -> None:
         if settings.LINTEL_SECRETS_ARE_EPHEMERAL:
             raise CommandError("There are no secrets yet: run `manage.py generate_secrets` first.")
-        settings.LINTEL_DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings.LINTEL_DATA_DIR.mkdir(parents=True, exist_ok=True)
+        if settings.LINTEL_MODE == "embedded":
+            settings.LINTEL_DATA_DIR.chmod(0o700)  # other users of the machine read no database
         call_command("migrate", interactive=False, verbosity=0)
         with transaction.atomic():
             password = _create_administrator(administrator)
             _create_site_and_door(site, door)
         if password:
             self.stdout.write("")
-            self.stdout.write("  The first administrator. The password is shown this once; change it under Account.")
+            self.stdout.write(
+                "  The first administrator. The password is shown this once; change it under Account."
+            )
             self.stdout.write(f"    name      {administrator}")
             self.stdout.write(f"    password  {password}")
             self.stdout.write("")
@@ -54,7 +58,9 @@ def _create_administrator(name: str) -> str | None:
     if users.objects.filter(is_superuser=True, is_active=True).exists():
         return None
     if users.objects.filter(username=name).exists():
-        raise CommandError(f"A user {name} exists and is no administrator: choose another with --administrator.")
+        raise CommandError(
+            f"A user {name} exists and is no administrator: choose another with --administrator."
+        )
     password = "-".join(secrets.token_hex(2) for _ in range(5))  # 80 bits, readable from a screen
     user = users.objects.create_superuser(username=name, password=password)
     user.groups.add(Group.objects.get(name=Role.ADMINISTRATOR.value))
@@ -69,4 +75,6 @@ def _create_site_and_door(site_name: str, door_name: str) -> None:
     site = Site.objects.create(name=site_name)
     door = Door.objects.create(site=site, name=door_name)
     record(kind="site.created", actor=ACTOR, at=timezone.now(), details={"site": site.pk, "name": site_name})
-    record(kind="door.created", actor=ACTOR, at=timezone.now(), details={"door": str(door.pk), "name": door_name})
+    record(
+        kind="door.created", actor=ACTOR, at=timezone.now(), details={"door": str(door.pk), "name": door_name}
+    )
