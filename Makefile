@@ -26,6 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # An environment is as new as pyproject.toml and the choices above: their hash names the stamp.
 STAMP := $(shell { cat pyproject.toml; echo '$(TORCH_INDEX) $(FAISS)'; } | sha256sum | cut -c1-16)
 INSTALLED := $(VENV)/.lintel-$(STAMP)
+INSTALLED_DEMO := $(VENV)/.lintel-demo-$(STAMP)
 INSTALLED_DEV := $(VENV)/.lintel-dev-$(STAMP)
 MODELS := .lintel/models/.complete
 
@@ -33,7 +34,7 @@ MODELS := .lintel/models/.complete
 .PHONY: help run set-up test check style types imports migrations demo clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -13
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -11
 
 run: set-up
 	@exec $(PY) manage.py serve --host $(HOST) --port $(PORT)
@@ -62,7 +63,7 @@ imports: $(INSTALLED_DEV)
 migrations: $(INSTALLED_DEV)
 	LINTEL_DATA_DIR=$$(mktemp -d) $(PY) manage.py makemigrations --check --dry-run
 
-demo: $(INSTALLED) $(MODELS)
+demo: $(if $(FRAMES),$(INSTALLED),$(INSTALLED_DEMO)) $(MODELS)
 	@$(PY) manage.py demo $(if $(FRAMES),--frames "$(FRAMES)")
 
 clean:
@@ -80,6 +81,10 @@ $(INSTALLED): $(PY)
 	@echo "Installing Lintel (some minutes the first time; torch is most of it)"
 	@$(PY) -m pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$($(PY) -c 'import tomllib; print(next(r for r in tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["worker"] if r.startswith("torch")))')"
 	@$(PY) -m pip install -q -e ".[server,worker,$(FAISS)]"
+	@touch $@
+
+$(INSTALLED_DEMO): $(INSTALLED)
+	@$(PY) -m pip install -q -e ".[server,worker,$(FAISS),demo]"
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)

@@ -2,8 +2,8 @@
 
 import os
 
-from django.core.exceptions import ImproperlyConfigured
 from django.core.asgi import get_asgi_application
+from django.core.exceptions import ImproperlyConfigured
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "accesscontrol.settings")
 application = get_asgi_application()

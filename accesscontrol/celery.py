@@ -75,7 +75,7 @@ _importing = threading.Lock()
 
 
 def _tasks() -> dict[str, Any]:
-    """Every task, imported at first use. A second thread waits here, for half-imported modules hold half their tasks."""
+    """Every task, imported at first use. A second thread waits: half-imported modules hold half their tasks."""
     with _importing:
         return _import_tasks()
 
