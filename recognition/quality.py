@@ -40,12 +40,12 @@ class QualityLimits:
     darkest: float = 45.0  # mean luma of the face, 0..255
     brightest: float = 225.0
     contrast: float = 12.0  # standard deviation of luma within the face
-    sharpness: float = 12.0  # variance of the Laplacian of the 112x112 crop's luma
+    sharpness: float = 15.0  # variance of the Laplacian of the 112x112 crop's luma
     yaw: float = (
         0.45  # nose tip's distance from the middle between the eyes, along the eyes, in eye distances
     )
-    pitch_low: float = 0.15  # nose tip's place on the way from the eyes (0) to the mouth (1)
-    pitch_high: float = 0.90
+    pitch_low: float = 0.30  # nose tip's place on the way from the eyes (0) to the mouth (1)
+    pitch_high: float = 0.85
     roll: float = 35.0  # degrees
     margin: float = 0.02  # of the frame's sides: every point of the face must be at least this far inside
 
