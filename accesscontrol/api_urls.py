@@ -3,14 +3,13 @@ who may."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from django.urls import path, re_path
 
 from accesscontrol import captures
 from accesscontrol.api import integrators, terminals
 from accesscontrol.api.base import INTEGRATOR_ONLY, TERMINAL_ONLY, signed
 from accesscontrol.problems import not_found
+from audit import api as audit
 from enrollment import api as enrollment
 
 urlpatterns = [
@@ -79,12 +78,7 @@ urlpatterns = [
         enrollment.EnrollmentCancelView.as_view(**INTEGRATOR_ONLY),
         name="api_enrollment_cancel",
     ),
+    path("audit/entries", audit.EntriesView.as_view(**INTEGRATOR_ONLY), name="api_audit_entries"),
+    path("audit/proofs", audit.ProofsView.as_view(**INTEGRATOR_ONLY), name="api_audit_proofs"),
+    re_path("^.*$", not_found),
 ]
-if find_spec("audit.api"):
-    from audit import api as audit
-
-    urlpatterns += [
-        path("audit/entries", audit.EntriesView.as_view(**INTEGRATOR_ONLY), name="api_audit_entries"),
-        path("audit/proofs", audit.ProofsView.as_view(**INTEGRATOR_ONLY), name="api_audit_proofs"),
-    ]
-urlpatterns.append(re_path("^.*$", not_found))

@@ -1,7 +1,7 @@
 """A site with people to let in, and a terminal that speaks the real protocol.
 
-The cast: Alice is enrolled, consents and may pass the front door at any hour. Bob is enrolled and no rule names him.
-Mallory is nobody: her picture is not in the gallery.
+The cast: Alice is enrolled, consents and may pass the front door at any hour. Bob is enrolled and no rule
+names him. Mallory is nobody: her picture is not in the gallery.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def new_nonce() -> str:
 
 @contextmanager
 def commits_at_once() -> Iterator[None]:
-    """Inside the transaction of a test, the end of the code's own outermost transaction counts as its commit."""
+    """Inside a test's transaction, the end of the code's own outermost transaction counts as its commit."""
     depth = len(connection.savepoint_ids)
     leave = Atomic.__exit__
     running = False

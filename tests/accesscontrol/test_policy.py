@@ -1,4 +1,4 @@
-"""The policy against hours and calendars of real places, and against properties that no combination of facts may break."""
+"""The policy against hours and calendars of real places, and against properties that no facts may break."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accesscontrol.policy import (
@@ -204,6 +204,9 @@ def test_every_reason_has_a_sentence_and_every_refusal_says_what_to_do() -> None
 
 # Properties
 
+#: A busy machine is slow to draw, which says nothing about the policy.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 
 moments = st.integers(-3, 3).map(lambda hours: NOW + hours * HOUR)
 maybe_moments = st.none() | moments
@@ -215,7 +218,7 @@ intervals = st.builds(
     st.integers(0, 6),
     st.integers(0, 1439),
     st.integers(1, 1439),
-).map(lambda interval: interval)
+)
 rules = st.lists(
     st.builds(
         RuleFacts,
@@ -260,6 +263,7 @@ nearly = st.builds(
 )
 
 
+@patient
 @given(anything | nearly, moments)
 def test_nobody_comes_in_without_everything_that_it_takes(given_facts: Facts, at: datetime) -> None:
     decision = decide(given_facts, at)
@@ -287,6 +291,7 @@ def test_nobody_comes_in_without_everything_that_it_takes(given_facts: Facts, at
     assert not (given_facts.anti_passback and given_facts.is_inside)
 
 
+@patient
 @given(anything | nearly, moments)
 def test_every_answer_comes_with_an_explanation_and_the_same_facts_give_the_same_answer(
     given_facts: Facts, at: datetime
@@ -301,6 +306,7 @@ def test_every_answer_comes_with_an_explanation_and_the_same_facts_give_the_same
     )
 
 
+@patient
 @given(anything | nearly, moments, st.floats(0, 1))
 def test_a_higher_threshold_never_opens_a_door(given_facts: Facts, at: datetime, more: float) -> None:
     """Except that it can settle an ambiguity: a rival who falls below it is no rival any more."""
@@ -309,6 +315,7 @@ def test_a_higher_threshold_never_opens_a_door(given_facts: Facts, at: datetime,
         assert decide(given_facts, at).reason in (Reason.GRANTED, Reason.AMBIGUOUS_MATCH)
 
 
+@patient
 @given(anything | nearly, moments)
 def test_taking_something_away_never_opens_a_door(given_facts: Facts, at: datetime) -> None:
     if decide(given_facts, at).granted:
@@ -331,6 +338,7 @@ def test_taking_something_away_never_opens_a_door(given_facts: Facts, at: dateti
     assert not any(decide(less, at).granted for less in poorer)
 
 
+@patient
 @given(matches)
 def test_ranking_keeps_the_best_of_each_person_in_order(found: tuple[Match, ...]) -> None:
     finite = tuple(match for match in found if math.isfinite(match.score))
