@@ -82,7 +82,7 @@ LINTEL_TARGET_FPIR = env.number("LINTEL_TARGET_FPIR", 0.01, minimum=1e-6, maximu
 LINTEL_ATTEMPT_DEADLINE_MS = env.integer("LINTEL_ATTEMPT_DEADLINE_MS", 3000, minimum=100, maximum=30_000)
 LINTEL_PAYLOAD_TTL_S = env.integer("LINTEL_PAYLOAD_TTL_S", 30, minimum=1, maximum=600)
 LINTEL_CLOCK_WINDOW_S = env.integer("LINTEL_CLOCK_WINDOW_S", 60, minimum=5, maximum=300)
-#: Name of this installation's audit log in its signed checkpoints, best under the server's own: doors.example.org/audit.
+#: Name of this installation's audit log in its signed checkpoints, best the server's own: doors.example.org/audit.
 LINTEL_AUDIT_ORIGIN = env.text("LINTEL_AUDIT_ORIGIN", "lintel.local/audit")
 if any(character.isspace() or character == "+" for character in LINTEL_AUDIT_ORIGIN):
     env.problems.append("LINTEL_AUDIT_ORIGIN must be one word without a plus")
@@ -178,6 +178,7 @@ LINTEL_DISPATCH = "accesscontrol.celery.dispatch"
 LINTEL_PERIODIC_TASKS = {
     "accesscontrol.tasks.expire_attempts": 2.0,
     "accesscontrol.tasks.watch": 60.0,
+    "accesscontrol.tasks.sign_checkpoint": 300.0,
     "enrollment.tasks.expire": 60.0,
 }
 CELERY_BEAT_SCHEDULE = {

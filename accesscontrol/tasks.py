@@ -15,6 +15,7 @@ from uuid import UUID
 from celery import shared_task
 from django.utils import timezone
 
+import audit.services
 from accesscontrol import metrics, services
 from accesscontrol.models import AccessAttempt
 from accesscontrol.policy import Match, Reason
@@ -103,6 +104,12 @@ def watch() -> None:
     """Every minute: terminals that fell silent, nonces that may be forgotten."""
     services.watch_terminals(at=timezone.now())
     services.forget_nonces(at=timezone.now())
+
+
+@shared_task(name="accesscontrol.tasks.sign_checkpoint", ignore_result=True)
+def sign_checkpoint() -> None:
+    """Every few minutes: what was recorded since is signed, so that nobody can quietly take it back later."""
+    audit.services.checkpoint(timezone.now())
 
 
 @shared_task(name="accesscontrol.tasks.warm_up", ignore_result=True)
