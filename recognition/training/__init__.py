@@ -1,0 +1,1 @@
+"""Train a protected recognizer: data -> frequency -> noise with budgets -> network -> model folder. Never imported in production."""

@@ -1,0 +1,116 @@
+"""The codes a terminal emits follow the exact distribution of clipped value plus Laplace noise."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from skimage.data import astronaut
+
+from recognition.frequency import SHAPES, to_frequency
+from recognition.noise import code_thresholds, perturb
+from recognition.types import FaceCrop, FrequencyFeatures
+from tests.recognition.profiles import make_profile, mixed_bits, recorded_randomness
+
+
+def constant(value: float, transform: str = "critical") -> FrequencyFeatures:
+    return FrequencyFeatures(transform, np.full(SHAPES[transform], value, np.float32))
+
+
+def exact_probabilities(value: float, *, centre: float, step: float, scale: float, bits: int) -> np.ndarray:
+    levels = 1 << bits
+    cuts = centre + (np.arange(1, levels) - levels / 2) * step
+    below = np.concatenate([[0.0], stats.laplace(loc=value, scale=scale).cdf(cuts), [1.0]])
+    return np.diff(below)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("value", [0.0, 3.0, -40.0, 99.0, 5_000.0])
+def test_code_frequencies_match_the_exact_distribution(bits: int, value: float) -> None:
+    profile = make_profile(bits=bits)
+    codes = perturb(constant(value), profile, recorded_randomness(bits * 1000 + int(abs(value)))).codes
+    clipped = min(max(value, -100.0), 100.0)
+    expected = exact_probabilities(clipped, centre=0.0, step=float(profile.step[0]), scale=float(profile.scale[0, 0, 0]), bits=bits)
+    counts = np.bincount(codes.ravel(), minlength=1 << bits)
+    keep = expected * codes.size >= 5  # chi-square needs five expected in a cell
+    if keep.sum() > 1:
+        observed, wanted = counts[keep], expected[keep] * codes.size
+        assert stats.chisquare(observed, wanted * observed.sum() / wanted.sum()).pvalue > 1e-4
+    assert counts[~keep].sum() <= 60
+
+
+def test_the_implied_noise_is_laplace_by_kolmogorov_and_smirnov() -> None:
+    """Dense codes of one value, spread uniformly within each code, must look like the Laplace law they cut up."""
+    profile = make_profile(bits=4, epsilon=4.0)
+    step, scale = float(profile.step[0]) / 4, float(profile.scale[0, 0, 0])
+    values = np.zeros(40_000)
+    thresholds = code_thresholds(values, 0.0, step, np.full(values.shape, scale), 4)
+    uniform = np.frombuffer(np.random.default_rng(3).bytes(4 * values.size), "<u4")
+    codes = (uniform < thresholds).sum(axis=0)
+    inner = (codes > 0) & (codes < 15)
+    rng = np.random.default_rng(4)
+    within = (codes[inner] + rng.random(inner.sum()) - 8) * step
+    law = stats.laplace(scale=scale)
+    low, high = law.cdf(-7 * step), law.cdf(7 * step)
+    assert stats.kstest(law.cdf(within), lambda p: (p - low) / (high - low)).statistic < 0.02
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-100, 100), st.floats(-100, 100), st.sampled_from([0.5, 4.0, 16.0]), st.integers(1, 4))
+def test_no_code_betrays_more_than_epsilon(one: float, other: float, epsilon: float, bits: int) -> None:
+    """The likelihood ratio of any code between any two clipped values is at most e^epsilon (Dwork et al. 2006)."""
+    profile = make_profile(bits=bits, epsilon=epsilon)
+    scale = np.full(2, profile.scale[0, 0, 0])
+    thresholds = code_thresholds(np.array([one, other]), 0.0, float(profile.step[0]), scale, bits).astype(np.float64) / 2**32
+    at_least = np.concatenate([np.ones((1, 2)), thresholds, np.zeros((1, 2))])
+    chance = at_least[:-1] - at_least[1:]
+    assert (chance > 0).all()
+    assert np.abs(np.log(chance[:, 0] / chance[:, 1])).max() <= epsilon + 1e-3
+
+
+def test_two_captures_of_one_crop_differ() -> None:
+    crop = FaceCrop(np.ascontiguousarray(astronaut()[30:254:2, 110:334:2]))
+    features = to_frequency(crop, "critical")
+    profile = make_profile()
+    first, second = (perturb(features, profile, os.urandom).codes for _ in range(2))
+    assert 0.2 < (first != second).mean() < 0.9
+
+
+def test_channels_without_bits_send_nothing() -> None:
+    bits = mixed_bits()
+    codes = perturb(constant(80.0), make_profile(bits=bits), recorded_randomness(1)).codes
+    assert not codes[bits == 0].any()
+    assert all(codes[channel].max() < 1 << bits[channel] for channel in np.flatnonzero(bits))
+
+
+def test_the_same_randomness_gives_the_same_codes_as_one_threshold_at_a_time() -> None:
+    """An obvious slow version as referee: one element after another, the survival function by scipy."""
+    profile = make_profile(bits=np.where(np.arange(189) < 3, 3, 0))
+    rng = np.random.default_rng(9)
+    features = FrequencyFeatures("critical", rng.normal(0, 60, SHAPES["critical"]).astype(np.float32))
+    codes = perturb(features, profile, recorded_randomness(5)).codes
+    uniform = np.frombuffer(recorded_randomness(5)(3 * 196 * 4), "<u4").reshape(3, 14, 14)
+    for channel, row, column in [(0, 0, 0), (1, 7, 3), (2, 13, 13), (0, 5, 9), (2, 1, 12)]:
+        value = min(max(float(features.values[channel, row, column]), -100.0), 100.0)
+        cuts = (np.arange(1, 8) - 4) * float(profile.step[channel])
+        tails = stats.laplace(loc=value, scale=float(profile.scale[channel, row, column])).sf(cuts)
+        assert codes[channel, row, column] == sum(uniform[channel, row, column] < round(t * 2**32) for t in tails)
+
+
+def test_features_of_another_transform_are_refused() -> None:
+    with pytest.raises(ValueError, match="perturbs critical"):
+        perturb(constant(0.0, "paper"), make_profile(), os.urandom)
+
+
+def test_a_short_read_of_randomness_is_an_error_not_a_weaker_capture() -> None:
+    with pytest.raises(ValueError, match="ran short"):
+        perturb(constant(0.0), make_profile(), lambda n: os.urandom(n - 1))
+
+
+def test_values_that_are_not_numbers_never_become_features() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        FrequencyFeatures("critical", np.full(SHAPES["critical"], np.nan, np.float32))

@@ -1,0 +1,200 @@
+"""Training sees what a terminal sends, learns budgets of a fixed total, and survives being killed."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from recognition.frequency import to_frequency
+from recognition.heads import ArcFace, CosFace
+from recognition.noise import code_thresholds
+from recognition.training.config import CONFIGS
+from recognition.training.data import Faces, draw, hold_out, join, read_folder, read_pack, read_tar
+from recognition.training.perturbation import Perturbation, Transform, fit_profile, measure
+from recognition.training.train import Run
+from tests.tiny_model import synthetic_picture
+
+SMALL = replace(CONFIGS["small-critical"], passes=64, batch_size=8, distil_bank=8, warmup_steps=2, attacker_weight=1.0)
+
+
+@pytest.fixture(scope="module")
+def faces() -> Faces:
+    pixels = np.stack([synthetic_picture(seed).pixels for seed in range(24)])
+    teacher = np.random.default_rng(0).normal(size=(24, 256)).astype(np.float32)
+    return Faces(pixels, np.repeat(np.arange(6), 4), teacher / np.linalg.norm(teacher, axis=1, keepdims=True))
+
+
+def coefficients(faces: Faces, transform: str = "critical") -> torch.Tensor:
+    return Transform(transform)(torch.from_numpy(faces.pixels).permute(0, 3, 1, 2).float())
+
+
+def perturbation(faces: Faces, **changes: object) -> Perturbation:
+    values = coefficients(faces).numpy()
+    face = np.zeros((3, 112, 112), np.float32)
+    return Perturbation(replace(SMALL, **changes), measure(values, face, clip_quantile=0.001))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("transform", ["critical", "paper"])
+def test_the_tensor_transform_is_the_terminals(faces: Faces, transform: str) -> None:
+    ours = coefficients(faces.take(np.arange(1)), transform)[0].numpy()
+    theirs = to_frequency(synthetic_picture(0), transform).values
+    assert np.abs(ours - theirs).max() < 2e-3
+
+
+def test_budgets_sum_to_what_the_config_grants_whatever_was_learned(faces: Faces) -> None:
+    module = perturbation(faces, epsilon_mean=8.0)
+    with torch.no_grad():
+        module.free += torch.randn_like(module.free)
+    assert float(module.epsilon().mean()) == pytest.approx(8.0, rel=1e-4)
+
+
+def test_gradients_of_the_loss_reach_the_budgets_through_the_noise(faces: Faces) -> None:
+    module = perturbation(faces)
+    values, gain = module(coefficients(faces))
+    (values * gain).square().mean().backward()
+    assert module.free.grad is not None
+    assert float(module.free.grad.abs().max()) > 0
+
+
+def test_the_attackers_recovery_falls_when_budgets_shrink(faces: Faces) -> None:
+    figures = [float(perturbation(faces, epsilon_mean=e).recovery()) for e in (64.0, 16.0, 4.0, 1.0)]
+    assert figures == sorted(figures, reverse=True)
+    assert 0 <= figures[-1] < figures[0] <= 1
+
+
+def test_after_freezing_training_draws_the_very_codes_a_terminal_sends(faces: Faces) -> None:
+    module = perturbation(faces, epsilon_mean=8.0)
+    profile = fit_profile(module, name="frozen")
+    module.freeze(profile)
+    channel = int(np.flatnonzero(profile.bits == profile.bits.max())[0])
+    value = float(profile.centre[channel] + 0.7 * profile.step[channel])
+    same = torch.full((400, *profile.shape), 0.0)
+    same[:, channel] = value
+    torch.manual_seed(5)
+    values, gain = module(same)
+    assert np.allclose(gain.numpy(), profile.gain)
+    known = np.sort(profile.values_of(np.broadcast_to(np.arange(16)[:, None, None, None], (16, *profile.shape)).astype(np.uint8))[:, channel, 0, 0])
+    known = known[: 1 << int(profile.bits[channel])]
+    drawn = values[:, channel].numpy().ravel()
+    assert np.abs(drawn[:, None] - known[None]).min(axis=1).max() < 1e-2 * profile.step[channel]
+    clipped = np.clip(value, profile.low[channel], profile.high[channel])
+    tails = code_thresholds(
+        np.array([clipped]), profile.centre[channel], profile.step[channel], profile.scale[channel, :1, 0], int(profile.bits[channel])
+    )[:, 0] / 2**32
+    expected = -np.diff(np.concatenate([[1.0], tails, [0.0]]))
+    counts = np.array([(np.abs(drawn - level) < 0.1 * profile.step[channel]).mean() for level in known])
+    assert np.abs(counts - expected).max() < 0.01
+
+
+def test_a_fitted_profile_keeps_a_capture_small_and_drops_dead_channels(faces: Faces) -> None:
+    module = perturbation(faces, epsilon_mean=8.0)
+    module.live[5] = False
+    profile = fit_profile(module, name="fitted")
+    assert profile.bits[5] == 0
+    assert profile.payload_bits / 8 <= 40_000
+
+
+def test_a_paper_capture_fits_its_limit(faces: Faces) -> None:
+    config = replace(CONFIGS["small-paper"], epsilon_mean=16.0)
+    values = coefficients(faces.take(np.arange(4)), "paper").numpy()
+    module = Perturbation(config, measure(values, np.zeros((3, 112, 112), np.float32), clip_quantile=0.001))
+    assert fit_profile(module, name="paper").payload_bits / 8 <= 300_000
+
+
+def test_a_killed_run_goes_on_where_its_checkpoint_was(faces: Faces, tmp_path: Path) -> None:
+    run = Run(SMALL, faces, tmp_path)
+    for _ in range(5):
+        run.step()
+    run.save()
+    weights = {key: value.clone() for key, value in run.student.state_dict().items()}
+    profile = run.profile
+    del run
+    resumed = Run(SMALL, faces, tmp_path)
+    assert resumed.passes == 40
+    assert all(torch.equal(value, weights[key]) for key, value in resumed.student.state_dict().items())
+    assert (resumed.profile is None) == (profile is None)
+    resumed.train(lambda run, parts: None)
+    assert resumed.share_done() == 1
+    assert resumed.profile is not None
+
+
+def test_a_folder_of_another_config_is_not_resumed(faces: Faces, tmp_path: Path) -> None:
+    Run(SMALL, faces, tmp_path).save()
+    with pytest.raises(ValueError, match="another config"):
+        Run(replace(SMALL, epsilon_mean=1.0), faces, tmp_path)
+
+
+def test_training_lowers_the_loss(faces: Faces, tmp_path: Path) -> None:
+    config = replace(SMALL, epsilon_mean=None, augment=False, passes=800, exact_share=0.0, easy_share=0.0)
+    losses: list[float] = []
+    Run(config, faces, tmp_path).train(lambda run, parts: losses.append(parts["teacher"]))
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_every_named_config_is_consistent_and_named_after_itself() -> None:
+    assert {"paper", "paper-unprotected", "default", "small-unprotected"} <= set(CONFIGS)
+    assert all(name == config.name for name, config in CONFIGS.items())
+
+
+def test_margin_heads_agree_with_their_formulas() -> None:
+    torch.manual_seed(1)
+    embeddings, labels = torch.randn(5, 16), torch.tensor([0, 1, 2, 1, 0])
+    for head, rule in (
+        (ArcFace(16, 3), lambda angle: np.cos(angle + 0.4)),
+        (CosFace(16, 3), lambda angle: np.cos(angle) - 0.4),
+    ):
+        logits = head(embeddings, labels).detach().numpy() / 64
+        unit = torch.nn.functional.normalize(embeddings) @ torch.nn.functional.normalize(head.centres).T
+        cosine = unit.detach().numpy()
+        for row, label in enumerate(labels.tolist()):
+            for column in range(3):
+                angle = np.arccos(cosine[row, column])
+                wanted = rule(angle) if column == label else cosine[row, column]
+                assert logits[row, column] == pytest.approx(wanted, abs=1e-5)
+
+
+def encoded(seed: int) -> bytes:
+    return cv2.imencode(".png", synthetic_picture(seed).pixels[:, :, ::-1])[1].tobytes()
+
+
+def test_faces_come_alike_from_pack_folder_and_tar(tmp_path: Path) -> None:
+    pictures = [("anna", 1), ("anna", 2), ("bert", 3)]
+    blobs = [encoded(seed) for _, seed in pictures]
+    offsets = np.cumsum([0, *map(len, blobs)])
+    np.savez(
+        tmp_path / "pack.npz", blob=np.frombuffer(b"".join(blobs), np.uint8), offsets=offsets,
+        labels=np.array([0, 0, 1], np.int32), overlap=np.array([False, True, False]),
+    )  # fmt: skip
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        for (name, seed), blob in zip(pictures, blobs, strict=True):
+            (tmp_path / "folder" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "folder" / name / f"{seed}.png").write_bytes(blob)
+            member = tarfile.TarInfo(f"{name}/{seed}.png")
+            member.size = len(blob)
+            archive.addfile(member, io.BytesIO(blob))
+    sets = [read_pack(tmp_path / "pack.npz"), read_folder(tmp_path / "folder"), read_tar([tmp_path / "shard.tar"])]
+    for faces in sets:
+        assert (faces.pixels[2] == synthetic_picture(3).pixels).all()
+        assert faces.labels.tolist() == [0, 0, 1]
+    assert len(read_pack(tmp_path / "pack.npz", leave_out="overlap")) == 2
+    assert join(sets[:2]).labels.tolist() == [0, 0, 1, 2, 2, 3]
+
+
+def test_held_out_people_are_never_trained_on(faces: Faces) -> None:
+    training, validation = hold_out(faces, identities=2, seed=1, least_pictures=4)
+    assert not set(training.labels) & set(validation.labels)
+    assert len(training) + len(validation) == len(faces)
+
+
+def test_balanced_drawing_shows_rare_people_as_often() -> None:
+    labels = np.array([0] * 90 + [1] * 10)
+    faces = Faces(np.zeros((100, 112, 112, 3), np.uint8), labels)
+    rows = draw(faces, count=4000, balanced=True, random=np.random.default_rng(0))
+    assert 0.45 < (labels[rows] == 1).mean() < 0.55
