@@ -226,10 +226,9 @@ def canonical(value: Any) -> str:
         value.encode("utf-8")  # a lone surrogate has no bytes
         return json.dumps(str(value), ensure_ascii=False)
     if isinstance(value, int):
-        if abs(value) > MAX_EXACT_INTEGER:
-            if int(float(value)) != value:
-                raise ValueError(f"{value} does not survive JSON exactly")
-            return _number(float(value))
+        # A large double without a fraction reads back as an integer; any other would change on the way.
+        if abs(value) > MAX_EXACT_INTEGER and not _is_text_of_a_double(value):
+            raise ValueError(f"an integer of {value.bit_length()} bits does not survive JSON exactly")
         return str(int(value))
     if isinstance(value, float):
         return _number(value)
@@ -241,6 +240,10 @@ def canonical(value: Any) -> str:
         names = sorted(value, key=lambda name: name.encode("utf-16-be"))
         return "{" + ",".join(f"{canonical(name)}:{canonical(value[name])}" for name in names) + "}"
     raise TypeError(f"{type(value).__name__} has no place in an audit entry")
+
+
+def _is_text_of_a_double(value: int) -> bool:
+    return abs(value) < 10**21 and _number(float(value)) == str(int(value))
 
 
 def _number(value: float) -> str:

@@ -31,10 +31,21 @@ from audit.sentences import describe
 from audit.verification import CheckpointRow, Report, Row, verify_log
 
 __all__ = [
-    "checkpoint", "describe", "disclose_personal", "find_entries", "forget", "latest_checkpoint", "open_personal",
-    "prove_consistency", "prove_inclusion", "prove_inclusions", "record", "reseal_personal",
-    "verifier_keys", "verify_all",
-]  # fmt: skip
+    "checkpoint",
+    "describe",
+    "disclose_personal",
+    "find_entries",
+    "forget",
+    "latest_checkpoint",
+    "open_personal",
+    "prove_consistency",
+    "prove_inclusion",
+    "prove_inclusions",
+    "record",
+    "reseal_personal",
+    "verifier_keys",
+    "verify_all",
+]
 
 #: Postgres advisory lock that whoever appends holds until commit. Any constant that nothing else uses.
 APPEND_LOCK = 0x4C494E54
@@ -70,7 +81,7 @@ def record(
     SQLite: transactions are IMMEDIATE, so there is one writer. Should both fail to hold, the primary key and
     the trigger refuse the second.
     """
-    _check(kind=kind, actor=actor, subject=subject)
+    _check(kind=kind, actor=actor, subject=subject, at=at)
     values = {name: _plain(value) for name, value in (personal or {}).items()}
     salts = {name: randomness(chain.SALT_BYTES) for name in values}
     commitments = {
@@ -101,13 +112,15 @@ def record(
     return entry
 
 
-def _check(*, kind: str, actor: str, subject: str) -> None:
+def _check(*, kind: str, actor: str, subject: str, at: datetime) -> None:
     if not KIND.fullmatch(kind) or len(kind) > 64:
         raise ValueError(f"{kind!r} is not a kind: kinds are dotted, such as person.registered")
     if not actor:
         raise ValueError("an entry names who did it")
     if len(actor) > 200 or len(subject) > 200 or "\x00" in actor + subject:
         raise ValueError("actor and subject are text of at most 200 characters")
+    if at.tzinfo is None:
+        raise ValueError("an entry needs a time with its zone")
 
 
 def _plain(value: Any) -> Any:
@@ -372,7 +385,7 @@ def find_entries(
 
 
 def verify_all(
-    *, published: Iterable[CheckpointText] = (), progress: Callable[[int], None] = lambda entries: None
+    *, published: Sequence[CheckpointText] = (), progress: Callable[[int], None] = lambda entries: None
 ) -> Report:
     """Recomputes the whole log and all checkpoints. Entries recorded meanwhile are checked too or not at all.
 

@@ -12,7 +12,7 @@ Entries removed from the end since the last checkpoint leave no trace, so checkp
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -130,7 +130,7 @@ def verify_log(
     rows: Rows,
     checkpoints: Iterable[CheckpointRow],
     keys: Callable[[str], Iterable[VerifierKey]],
-    published: Iterable[CheckpointText] = (),
+    published: Sequence[CheckpointText] = (),
     progress: Callable[[int], None] = lambda index: None,
 ) -> Report:
     """`keys(origin)` are the public keys that may sign for a log of that name; `published` are checkpoints
@@ -140,8 +140,9 @@ def verify_log(
     stated = list(_check_notes(checkpoints, keys, report))
     sizes = {size for size, _, _ in stated} | {checkpoint.size for checkpoint in published}
     roots = _verify_entries(rows, sizes, report, progress)
-    stated += [(checkpoint.size, checkpoint.root, None) for checkpoint in published]
-    _compare_roots(sorted(stated, key=lambda item: item[0]), roots, report)
+    _compare_roots(stated, roots, report)
+    # Apart from ours: who has the signing key could make ours fit, and then ours narrow nothing down.
+    _compare_roots([(checkpoint.size, checkpoint.root, None) for checkpoint in published], roots, report)
     return report
 
 
@@ -236,19 +237,21 @@ def _check_personal(row: Row, report: Report) -> None:
 def _compare_roots(
     stated: list[tuple[int, bytes, int | None]], roots: dict[int, bytes], report: Report
 ) -> None:
-    """Compares what checkpoints state with what was found. `stated` is in order of size."""
+    """Compares what checkpoints state with what was found, and says what the first that does not fit betrays."""
     broken = any(problem.what not in (What.PERSONAL, What.CHECKPOINT) for problem in report.problems)
-    for size, root, number in stated:
+    covered = 0
+    for size, root, number in sorted(stated, key=lambda item: item[0]):
         name = f"checkpoint {number}" if number is not None else "a published checkpoint"
         if size in roots and roots[size] == root:
-            report.covered = max(report.covered, size)
+            covered = size
+            report.covered = max(report.covered, covered)
         elif size in roots:
             explanation = (
                 f"{name} states another root for {size} entries: one of the entries"
-                f" {report.covered} to {size - 1} was changed, with everything after it recomputed"
+                f" {covered} to {size - 1} was changed, with everything after it recomputed"
             )
             report.problems.append(
-                Problem(What.REWRITTEN, report.covered, explanation, until=size, checkpoint=number)
+                Problem(What.REWRITTEN, covered, explanation, until=size, checkpoint=number)
             )
             return
         elif not broken:
@@ -278,13 +281,13 @@ def _explain(row: Row, fault: Fault, rows: Rows, before: CompactRange, earlier: 
     displaced = any(_is_content_of(other, before, row) for other in rows(here + 1))
     if displaced and written is not None and written > here:
         return Problem(What.REORDERED, here, f"entry {here} was reordered: it was written as entry {written}")
+    if here and _follow_on(rows(here), earlier):
+        return Problem(
+            What.INSERTED, here - 1, f"entry {here - 1} was inserted: entry {here} was written there"
+        )
     if _follow_on(rows(here + 1), before):
         return Problem(
             What.INSERTED, here, f"entry {here} was inserted: the next were written one place earlier"
-        )
-    if _follow_on(rows(here), earlier):
-        return Problem(
-            What.INSERTED, here - 1, f"entry {here - 1} was inserted: entry {here} was written there"
         )
     if displaced:
         return Problem(What.REORDERED, here, f"entry {here} was reordered: its content stands further on")

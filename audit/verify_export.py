@@ -25,9 +25,19 @@ from audit.note import CheckpointText, NoteError, VerifierKey, open_checkpoint
 
 FORMAT = "lintel-audit-export/1"
 CSV_COLUMNS = (
-    "index", "at", "kind", "actor", "subject", "details", "personal_commitments", "personal_values", "leaf_hash",
-    "path", "checkpoint", "public_keys",
-)  # fmt: skip
+    "index",
+    "at",
+    "kind",
+    "actor",
+    "subject",
+    "details",
+    "personal_commitments",
+    "personal_values",
+    "leaf_hash",
+    "path",
+    "checkpoint",
+    "public_keys",
+)
 #: What a spreadsheet would take for a formula; the exporter writes an apostrophe before it.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 

@@ -53,13 +53,20 @@ class Line:
     sentence: str
     tone: Tone
     kind: str
+    details: dict[str, Any]
+    commitments: dict[str, str]
     personal: dict[str, Any]
     erased: frozenset[str]
 
 
 def _line(entry: Entry) -> Line:
-    details, personal = entry.details, services.open_personal(entry)
-    erased = frozenset(entry.commitments) - {item.name for item in entry.personal_fields.all()}
+    try:
+        details, commitments = entry.details, entry.commitments
+    except ValueError:  # somebody wrote into the database; the page must still show the rest
+        words = "This entry cannot be read. Verify the log."
+        return Line(entry, words, Tone.NO, kind_in_words(entry.kind), {}, {}, {}, frozenset())
+    personal = services.open_personal(entry)
+    erased = frozenset(commitments) - {item.name for item in entry.personal_fields.all()}
     sentence = sentence_for(
         kind=entry.kind,
         actor=entry.actor,
@@ -69,12 +76,14 @@ def _line(entry: Entry) -> Line:
         erased=erased,
     )
     return Line(
-        entry,
-        sentence,
-        tone_for(kind=entry.kind, details=details),
-        kind_in_words(entry.kind),
-        personal,
-        erased,
+        entry=entry,
+        sentence=sentence,
+        tone=tone_for(kind=entry.kind, details=details),
+        kind=kind_in_words(entry.kind),
+        details=details,
+        commitments=commitments,
+        personal=personal,
+        erased=erased,
     )
 
 
@@ -110,11 +119,11 @@ def entry(request: HttpRequest, index: int) -> HttpResponse:
         "leaf": found.leaf.hex(),
         "commitments": [
             {"name": name, "commitment": value, "value": line.personal.get(name), "state": _state(name, line)}
-            for name, value in found.commitments.items()
+            for name, value in line.commitments.items()
         ],
-        "details": sorted(found.details.items()),
+        "details": sorted(line.details.items()),
         "under": under,
-        "path": services.prove_inclusion(found, under=under)["path"] if under else [],
+        "path": services.prove_inclusions([index], size=under.size)[0] if under else [],
         "keys": [str(key) for key in services.verifier_keys(under.note.partition("\n")[0])] if under else [],
         "newer": Entry.objects.filter(pk=index + 1).exists(),
     }

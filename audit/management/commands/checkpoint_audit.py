@@ -11,7 +11,7 @@ from audit import services
 
 
 class Command(BaseCommand):
-    help = "Signs a checkpoint over the audit log and prints it. Keep it elsewhere: verify_audit --checkpoint FILE."
+    help = "Signs a checkpoint over the audit log and prints it. Keep it: verify_audit --checkpoint FILE."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--keys", action="store_true", help="print the public keys instead")
