@@ -10,7 +10,9 @@ import os
 import subprocess
 import sys
 from argparse import ArgumentParser
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,13 @@ from accesscontrol.demonstration.pictures import (
     pictures_of_folder,
     pictures_of_this_machine,
 )
-from accesscontrol.demonstration.scene import CAPTURES, Integrator, Scene, as_last_line
+from accesscontrol.demonstration.scene import CAPTURES, Integrator, Scene, SceneStoppedError, as_last_line
 from accesscontrol.demonstration.server import (
     MANAGE,
     ServerFailedError,
+    end_of,
+    ended_with_us,
+    leave_on_terminate,
     running_server,
     throw_away_environment,
 )
@@ -58,6 +63,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, frames: Path | None, inside: bool, **options: Any) -> None:
+        leave_on_terminate()
         try:
             if inside:
                 _play(frames)
@@ -73,9 +79,12 @@ def _in_a_new_installation(frames: Path | None) -> None:
     with throw_away_environment(os.environ) as environment:
         environment["LINTEL_MODELS_DIR"] = str(models_folder().resolve())
         arguments = ["--frames", str(frames.resolve())] if frames else []
-        done = subprocess.run([sys.executable, str(MANAGE), "demo", "--inside", *arguments], env=environment)
-    if done.returncode:
-        sys.exit(done.returncode)
+        command = [sys.executable, str(MANAGE), "demo", "--inside", *arguments]
+        inner = subprocess.Popen(command, env=environment)
+        with ended_with_us(inner):
+            status = inner.wait()
+    if status:
+        sys.exit(status)
 
 
 def _play(frames: Path | None) -> None:
@@ -85,7 +94,7 @@ def _play(frames: Path | None) -> None:
     console.rule("[bold]Lintel[/] without a camera")
     console.print(f"Pictures of {frames}." if frames else WHAT_THIS_MACHINE_HAS)
     log = settings.LINTEL_DATA_DIR / "server.log"
-    with ExitStack() as stack:
+    with _explained_by(log), ExitStack() as stack:
         scene = _prepare(stack, console, stack.enter_context(running_server(os.environ, log=log)))
         profile = scene.station.profile
         console.print(
@@ -112,6 +121,15 @@ def _play(frames: Path | None) -> None:
         f" {not_sent} picture(s) were not good enough to send."
     )
     sys.stdout.write(as_last_line(summary) + "\n")
+
+
+@contextmanager
+def _explained_by(log: Path) -> Iterator[None]:
+    """What stops the scene is explained by the server's own words, which are gone a moment later."""
+    try:
+        yield
+    except (SceneStoppedError, httpx.HTTPError) as error:
+        raise ServerFailedError(f"{error}. The server's last words:\n{end_of(log)}") from error
 
 
 def _prepare(stack: ExitStack, console: Console, url: str) -> Scene:
@@ -149,11 +167,13 @@ def _prepare(stack: ExitStack, console: Console, url: str) -> Scene:
 
 
 def _audit_holds(console: Console) -> bool:
-    """After the server is gone: every entry of the log is recomputed."""
+    """After the server is gone: a signed checkpoint of the log, and every entry recomputed against it."""
+    findings = StringIO()
     try:
-        call_command("verify_audit", verbosity=0, stdout=sys.stderr)
+        call_command("checkpoint_audit", stdout=findings)
+        call_command("verify_audit", stdout=findings, stderr=findings)
     except (CommandError, SystemExit) as error:
-        console.print(f"[red]The audit log does not verify:[/] {error}")
+        console.print(f"[red]The audit log does not verify:[/] {error}\n{findings.getvalue()}")
         return False
     console.print("\nThe audit log verifies: every decision is in it, in order, unaltered.")
     return True
