@@ -1,9 +1,11 @@
 """Networks from frequency features to an embedding, each with an unprotected twin that sees the picture.
 
 Every network is `Receiver -> trunk -> embedding`. The receiver turns what arrives into what the trunk takes:
-unprotected (3, 112, 112) planes, `paper` (189, 112, 112) as they are, or `critical` (189, 14, 14), inverted block by block
+unprotected (3, 112, 112) planes, `paper` (189, 112, 112) as they are, or `critical` (189, 14, 14),
+inverted block by block
 into a (3, 112, 112) picture of the noise (post-processing, so no privacy is spent). Trunks: `small` (ours, for two CPU
-cores), IR-18/34/50/101 (He et al. 2016 in the form of Deng et al., ArcFace, CVPR 2019) and MobileFaceNet (Chen et al. 2018).
+cores), IR-18/34/50/101 (He et al. 2016 in the form of Deng et al., ArcFace, CVPR 2019) and MobileFaceNet
+(Chen et al. 2018).
 """
 
 from __future__ import annotations
@@ -36,9 +38,13 @@ class Receiver(nn.Module):
         self.register_buffer("mean", torch.zeros(shape if transform == "critical" else (shape[0], 1, 1)))
         self.weight = nn.Parameter(torch.ones(shape[0], 1, 1))
         if transform == "critical":
-            inverse = np.kron(dct_matrix(), dct_matrix()).astype(np.float32)  # coefficients (64) -> pixels (64)
+            inverse = np.kron(dct_matrix(), dct_matrix()).astype(
+                np.float32
+            )  # coefficients (64) -> pixels (64)
             self.register_buffer("inverse", torch.from_numpy(inverse[1:].copy()), persistent=False)
-            self.face = nn.Parameter(torch.zeros(3, 112, 112))  # the picture around which the coefficients vary
+            self.face = nn.Parameter(
+                torch.zeros(3, 112, 112)
+            )  # the picture around which the coefficients vary
 
     def forward(self, values: Tensor, gain: Tensor | None = None) -> Tensor:
         scale = self.weight * (PLANES_SCALE if gain is None else gain)
@@ -64,7 +70,9 @@ class ResidualBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if inputs != outputs or stride != 1:
             pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
-            self.shortcut = nn.Sequential(pool, nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(
+                pool, nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.norm1(self.conv1(x)))
@@ -134,7 +142,9 @@ class IRTrunk(nn.Module):
 
     def __init__(self, name: str, channels: int, dimension: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(channels, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64))
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64)
+        )
         units: list[nn.Module] = []
         width = 64
         for stage, count in enumerate(self.UNITS[name]):
@@ -143,7 +153,11 @@ class IRTrunk(nn.Module):
                 width = 64 << stage
         self.units = nn.Sequential(*units)
         self.embed = nn.Sequential(
-            nn.BatchNorm2d(512), nn.Dropout(0.4), nn.Flatten(), nn.Linear(512 * 7 * 7, dimension), nn.BatchNorm1d(dimension)
+            nn.BatchNorm2d(512),
+            nn.Dropout(0.4),
+            nn.Flatten(),
+            nn.Linear(512 * 7 * 7, dimension),
+            nn.BatchNorm1d(dimension),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,9 +165,13 @@ class IRTrunk(nn.Module):
         return out
 
 
-def _convolution(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1, padding: int | None = None) -> nn.Sequential:
+def _convolution(
+    inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1, padding: int | None = None
+) -> nn.Sequential:
     pad = size // 2 if padding is None else padding
-    return nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, pad, groups=groups, bias=False), nn.BatchNorm2d(outputs))
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, size, stride, pad, groups=groups, bias=False), nn.BatchNorm2d(outputs)
+    )
 
 
 class InvertedResidual(nn.Module):
@@ -189,7 +207,11 @@ class MobileFaceNetTrunk(nn.Module):
             for repeat in range(repeats):
                 layers.append(InvertedResidual(width, outputs, stride if repeat == 0 else 1, expansion))
                 width = outputs
-        layers += [_convolution(width, 512, 1), nn.PReLU(512), _convolution(512, 512, 7, groups=512, padding=0)]
+        layers += [
+            _convolution(width, 512, 1),
+            nn.PReLU(512),
+            _convolution(512, 512, 7, groups=512, padding=0),
+        ]
         layers += [nn.Flatten(), nn.Linear(512, dimension, bias=False), nn.BatchNorm1d(dimension)]
         self.layers = nn.Sequential(*layers)
 
@@ -199,7 +221,8 @@ class MobileFaceNetTrunk(nn.Module):
 
 
 class FixedSlope(nn.Module):
-    """Leaky ReLU whose slope comes with the weights and is not trained: its gradient took a third of the training time."""
+    """Leaky ReLU whose slope comes with the weights and is not trained: its gradient took a third of the
+    training time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -221,7 +244,11 @@ class SqueezeUnit(nn.Module):
             nn.Conv2d(hidden, outputs, 1),
         )  # fmt: skip
         self.weigh = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(outputs, outputs // 8, 1), FixedSlope(), nn.Conv2d(outputs // 8, outputs, 1), nn.Sigmoid()
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(outputs, outputs // 8, 1),
+            FixedSlope(),
+            nn.Conv2d(outputs // 8, outputs, 1),
+            nn.Sigmoid(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -231,24 +258,42 @@ class SqueezeUnit(nn.Module):
 
 
 class MobileFaceNetSETrunk(nn.Module):
-    """MobileFaceNet with channel weighing on 128x128 pictures: the network of Open Model Zoo's face-reidentification-retail-0095.
+    """MobileFaceNet with channel weighing on 128x128 pictures: the network of Open Model Zoo's
+    face-reidentification-retail-0095.
 
-    Batch normalisation is folded away, so it can start from that model's published weights (Apache-2.0) and be trained on.
+    Batch normalisation is folded away, so it can start from that model's published weights (Apache-2.0)
+    and be trained on.
     """
 
     # inputs, hidden, outputs, stride, repeats
-    ROWS = ((64, 128, 64, 2, 1), (64, 128, 64, 1, 4), (64, 256, 128, 2, 1), (128, 256, 128, 1, 6), (128, 512, 128, 2, 1), (128, 256, 128, 1, 2))
+    ROWS = (
+        (64, 128, 64, 2, 1),
+        (64, 128, 64, 1, 4),
+        (64, 256, 128, 2, 1),
+        (128, 256, 128, 1, 6),
+        (128, 512, 128, 2, 1),
+        (128, 256, 128, 1, 2),
+    )
 
     def __init__(self, channels: int, dimension: int) -> None:
         super().__init__()
         # Where each of the 128x128 pixels lies in the 112x112 crop, as an affine map of the unit square.
         self.register_buffer("placing", torch.eye(2, 3))
-        self.stem = nn.Sequential(nn.Conv2d(channels, 64, 3, 2, 1), FixedSlope(), nn.Conv2d(64, 64, 3, 1, 1, groups=64), FixedSlope())
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, 64, 3, 2, 1),
+            FixedSlope(),
+            nn.Conv2d(64, 64, 3, 1, 1, groups=64),
+            FixedSlope(),
+        )
         self.units = nn.Sequential(
             *(SqueezeUnit(i, h, o, s) for i, h, o, s, repeats in self.ROWS for _ in range(repeats))
         )
         self.embed = nn.Sequential(
-            nn.Conv2d(128, 512, 1), FixedSlope(), nn.Conv2d(512, 512, 8, groups=512), nn.Conv2d(512, dimension, 1, bias=False), nn.Flatten()
+            nn.Conv2d(128, 512, 1),
+            FixedSlope(),
+            nn.Conv2d(512, 512, 8, groups=512),
+            nn.Conv2d(512, dimension, 1, bias=False),
+            nn.Flatten(),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Privacy profile: the public description of how a terminal perturbs, and the privacy arithmetic that follows from it.
 
-Per element (c, h, w): clip to [low_c, high_c], so its sensitivity is high_c - low_c (Ji et al., section 3.3); its budget
+Per element (c, h, w): clip to [low_c, high_c], so its sensitivity is high_c - low_c (Ji et al., section
+3.3); its budget
 is epsilon_chw = channel_epsilon_c * position_weight_hw; Laplace scale b = sensitivity / epsilon (Dwork et al. 2006).
 What is emitted is a `bits_c`-bit code of the noisy value: post-processing, so the guarantee per coefficient stands.
 Nothing here draws randomness or touches a face.
@@ -119,13 +120,17 @@ class PrivacyProfile:
     def gain(self) -> NDArray[np.float32]:
         """(C, H, W) Wiener weight that a receiver gives each element: deviation / (deviation^2 + 2 scale^2).
 
-        2 b^2 is the variance of Laplace noise. Output elements have comparable size whatever their budget. 0 if not sent.
+        2 b^2 is the variance of Laplace noise. Output elements have comparable size whatever their budget.
+        0 if not sent.
         """
         deviation = self.deviation[:, None, None]
-        return np.asarray(np.where(self.sent[:, None, None], deviation / (deviation**2 + 2 * self.scale**2), 0), np.float32)
+        return np.asarray(
+            np.where(self.sent[:, None, None], deviation / (deviation**2 + 2 * self.scale**2), 0), np.float32
+        )
 
     def values_of(self, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Codes uint8 (..., C, H, W) -> middle of each code's interval, float32, coefficient units; 0 where not sent."""
+        """Codes uint8 (..., C, H, W) -> middle of each code's interval, float32, coefficient units; 0
+        where not sent."""
         half = (1 << self.bits) / 2 - 0.5
         offset = np.where(self.sent, self.centre - half * self.step, 0).astype(np.float32)[:, None, None]
         step = np.where(self.sent, self.step, 0).astype(np.float32)[:, None, None]

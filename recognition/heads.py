@@ -1,4 +1,5 @@
-"""Margin heads over identities: ArcFace (Deng et al., CVPR 2019, equation 3) and CosFace (Wang et al., CVPR 2018, equation 4)."""
+"""Margin heads over identities: ArcFace (Deng et al., CVPR 2019, equation 3) and CosFace (Wang et al.,
+CVPR 2018, equation 4)."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ class ArcFace(MarginHead):
     def harder(self, cosine: Tensor) -> Tensor:
         sine = (1.0 - cosine.square()).clamp(min=1e-9).sqrt()
         rotated = cosine * math.cos(self.margin) - sine * math.sin(self.margin)
-        return torch.where(cosine > -math.cos(self.margin), rotated, cosine - self.margin * math.sin(self.margin))
+        return torch.where(
+            cosine > -math.cos(self.margin), rotated, cosine - self.margin * math.sin(self.margin)
+        )
 
 
 class CosFace(MarginHead):

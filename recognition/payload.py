@@ -37,7 +37,8 @@ NOISE_SIGMAS = 8.0  # a lawful capture is refused with probability below 1e-14
 
 
 class PayloadError(ValueError):
-    """Refused bytes. `code` is stable: not_a_capture, wrong_version, oversized, truncated, bad_checksum, unknown_profile,
+    """Refused bytes. `code` is stable: not_a_capture, wrong_version, oversized, truncated, bad_checksum,
+    unknown_profile,
     wrong_allocation, noise_contradiction."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -65,22 +66,33 @@ def pack(perturbed: PerturbedFeatures, profile: PrivacyProfile) -> bytes:
 def unpack(data: bytes, profiles: Mapping[str, PrivacyProfile]) -> PerturbedFeatures:
     """Decode one capture against the profiles (by hash) that this server accepts. Raises PayloadError."""
     if len(data) > MAX_PAYLOAD_BYTES:
-        raise PayloadError("oversized", f"a capture has at most {MAX_PAYLOAD_BYTES} bytes, this has {len(data)}")
+        raise PayloadError(
+            "oversized", f"a capture has at most {MAX_PAYLOAD_BYTES} bytes, this has {len(data)}"
+        )
     if data[:4] != MAGIC:
-        raise PayloadError("not_a_capture", "this is not a Lintel capture; pictures of faces are never accepted")
+        raise PayloadError(
+            "not_a_capture", "this is not a Lintel capture; pictures of faces are never accepted"
+        )
     if len(data) < _HEADER.size + _CHECKSUM.size:
         raise PayloadError("truncated", "the capture ends within its header")
     _, version, zero, digest, *counts, body_length = _HEADER.unpack_from(data)
     if version != VERSION or zero != bytes(3):
-        raise PayloadError("wrong_version", f"this server reads version {VERSION} of the capture format, not {version}")
+        raise PayloadError(
+            "wrong_version", f"this server reads version {VERSION} of the capture format, not {version}"
+        )
     expected = _HEADER.size + body_length + _CHECKSUM.size
     if len(data) != expected:
-        raise PayloadError("truncated" if len(data) < expected else "oversized", f"{len(data)} bytes where {expected} were announced")
+        raise PayloadError(
+            "truncated" if len(data) < expected else "oversized",
+            f"{len(data)} bytes where {expected} were announced",
+        )
     if zlib.crc32(data[: -_CHECKSUM.size]) != _CHECKSUM.unpack_from(data, len(data) - _CHECKSUM.size)[0]:
         raise PayloadError("bad_checksum", "the capture was damaged on its way")
     profile = profiles.get(digest.hex())
     if profile is None:
-        raise PayloadError("unknown_profile", "this server does not accept the privacy profile of this capture")
+        raise PayloadError(
+            "unknown_profile", "this server does not accept the privacy profile of this capture"
+        )
     if tuple(counts) != _channels_per_width(profile):
         raise PayloadError("wrong_allocation", "the bit allocation is not the profile's")
     return PerturbedFeatures(profile.hash, _unpack_body(data[_HEADER.size : -_CHECKSUM.size], profile))
@@ -89,9 +101,11 @@ def unpack(data: bytes, profiles: Mapping[str, PrivacyProfile]) -> PerturbedFeat
 def check_noise(perturbed: PerturbedFeatures, profile: PrivacyProfile) -> None:
     """Refuse a capture whose codes vary less than the profile's noise alone would make them (a terminal without noise).
 
-    Counts codes in the two outermost levels of the channels that have two or more bits and whose noise exceeds the signal
+    Counts codes in the two outermost levels of the channels that have two or more bits and whose noise
+    exceeds the signal
     (a clean picture hardly reaches those levels there). For any clipped value the chance of an outermost code is lowest
-    at the middle, where noise alone must supply it. Catches broken terminals, not lying ones: whoever can forge noise can
+    at the middle, where noise alone must supply it. Catches broken terminals, not lying ones: whoever can
+    forge noise can
     also sign without it. A profile without such a channel cannot be checked. Raises PayloadError(noise_contradiction).
     """
     wide = (profile.bits >= 2) & (profile.scale.min(axis=(1, 2)) > profile.deviation)
@@ -104,7 +118,9 @@ def check_noise(perturbed: PerturbedFeatures, profile: PrivacyProfile) -> None:
     chance = np.exp(-reach)  # two Laplace tails of one half each
     least = float(chance.sum()) - NOISE_SIGMAS * float(np.sqrt((chance * (1 - chance)).sum()))
     if outermost < least:
-        raise PayloadError("noise_contradiction", "this capture carries less noise than its privacy profile promises")
+        raise PayloadError(
+            "noise_contradiction", "this capture carries less noise than its privacy profile promises"
+        )
 
 
 def _channels_per_width(profile: PrivacyProfile) -> tuple[int, ...]:
@@ -130,7 +146,11 @@ def _unpack_body(body: bytes, profile: PrivacyProfile) -> NDArray[np.uint8]:
         if unpacked[bits:].any():
             raise PayloadError("not_a_capture", "padding bits are zero in a well-formed capture")
         weights = (1 << np.arange(width - 1, -1, -1)).astype(np.uint8)
-        codes[channels] = (unpacked[:bits].reshape(-1, width) * weights).sum(axis=1, dtype=np.uint8).reshape(-1, height, width_px)
+        codes[channels] = (
+            (unpacked[:bits].reshape(-1, width) * weights)
+            .sum(axis=1, dtype=np.uint8)
+            .reshape(-1, height, width_px)
+        )
         start = end
     if start != len(body):
         raise PayloadError("wrong_allocation", "the body is longer than the profile's allocation")

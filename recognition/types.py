@@ -1,4 +1,5 @@
-"""What crosses each trust boundary, as types that cannot be mistaken for one another (docs/architecture.md, section 1)."""
+"""What crosses each trust boundary, as types that cannot be mistaken for one another
+(docs/architecture.md, section 1)."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ class FaceCrop:
 
     def __post_init__(self) -> None:
         if self.pixels.dtype != np.uint8 or self.pixels.shape != (CROP_SIZE, CROP_SIZE, 3):
-            raise ValueError(f"a face crop is uint8 (112, 112, 3), not {self.pixels.dtype} {self.pixels.shape}")
+            raise ValueError(
+                f"a face crop is uint8 (112, 112, 3), not {self.pixels.dtype} {self.pixels.shape}"
+            )
 
     def __repr__(self) -> str:  # a crop must not reach a log through an f-string
         return "FaceCrop(<112x112 pixels>)"
@@ -54,7 +57,8 @@ class FrequencyFeatures:
 class PerturbedFeatures:
     """What leaves a terminal: one integer code per element, drawn at random around the clipped coefficient.
 
-    `codes`: uint8 (C, H, W), each below 2**bits of its channel; channels without bits are 0. Biometric data all the same.
+    `codes`: uint8 (C, H, W), each below 2**bits of its channel; channels without bits are 0. Biometric
+    data all the same.
     """
 
     profile_hash: str

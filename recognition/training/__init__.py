@@ -1,1 +1,2 @@
-"""Train a protected recognizer: data -> frequency -> noise with budgets -> network -> model folder. Never imported in production."""
+"""Train a protected recognizer: data -> frequency -> noise with budgets -> network -> model folder. Never
+imported in production."""

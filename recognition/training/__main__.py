@@ -22,15 +22,44 @@ VALIDATION_FACES = 800
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m recognition.training", description="Train a protected recognizer.")
-    parser.add_argument("--config", required=True, choices=sorted(CONFIGS), metavar="NAME", help="see recognition/training/config.py")
-    parser.add_argument("--pack", type=Path, action="append", default=[], help="npz pack of aligned faces; repeat")
-    parser.add_argument("--teacher", type=Path, action="append", default=[], help="teacher embeddings, one per --pack, in order")
-    parser.add_argument("--leave-out", default=None, metavar="MASK", help="name of a boolean mask in the packs: pictures not to use")
-    parser.add_argument("--folder", type=Path, action="append", default=[], help="<identity>/<picture>; repeat")
-    parser.add_argument("--tar", type=Path, action="append", default=[], help="tar shard of <identity>/<picture>; repeat")
-    parser.add_argument("--out", type=Path, required=True, help="folder of this run; an interrupted run in it is resumed")
-    parser.add_argument("--minutes", type=float, help="stop, and run the whole schedule, by the clock instead of by passes")
+    parser = argparse.ArgumentParser(
+        prog="python -m recognition.training", description="Train a protected recognizer."
+    )
+    parser.add_argument(
+        "--config",
+        required=True,
+        choices=sorted(CONFIGS),
+        metavar="NAME",
+        help="see recognition/training/config.py",
+    )
+    parser.add_argument(
+        "--pack", type=Path, action="append", default=[], help="npz pack of aligned faces; repeat"
+    )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        action="append",
+        default=[],
+        help="teacher embeddings, one per --pack, in order",
+    )
+    parser.add_argument(
+        "--leave-out",
+        default=None,
+        metavar="MASK",
+        help="name of a boolean mask in the packs: pictures not to use",
+    )
+    parser.add_argument(
+        "--folder", type=Path, action="append", default=[], help="<identity>/<picture>; repeat"
+    )
+    parser.add_argument(
+        "--tar", type=Path, action="append", default=[], help="tar shard of <identity>/<picture>; repeat"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of this run; an interrupted run in it is resumed"
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="stop, and run the whole schedule, by the clock instead of by passes"
+    )
     parser.add_argument("--passes", type=int, help="override the config's number of faces shown")
     parser.add_argument("--profile", type=Path, help="train on this frozen privacy profile from the start")
     parser.add_argument("--initial", type=Path, help="start the network from another run's state.pt")
@@ -62,11 +91,19 @@ def main() -> int:
     if options.passes:
         config = replace(config, passes=options.passes)
     with console.status("reading faces"):
-        training, validation = hold_out(read_faces(options), identities=VALIDATION_IDENTITIES, seed=config.seed)
+        training, validation = hold_out(
+            read_faces(options), identities=VALIDATION_IDENTITIES, seed=config.seed
+        )
     profile = load_profile(options.profile) if options.profile else None
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if options.device == "cuda" else options.device
     run = Run(
-        config, training, options.out, device=device, minutes=options.minutes, profile=profile, initial=options.initial
+        config,
+        training,
+        options.out,
+        device=device,
+        minutes=options.minutes,
+        profile=profile,
+        initial=options.initial,
     )
     if run.passes:
         console.print(f"resumed at {run.passes:,} faces")
@@ -78,7 +115,9 @@ def main() -> int:
             figures = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
             rate = current.passes / max(1e-9, current.seconds)
             progress.update(
-                bar, completed=1000 * current.share_done(), description=f"{current.passes:,} faces {rate:.0f}/s {figures}"
+                bar,
+                completed=1000 * current.share_done(),
+                description=f"{current.passes:,} faces {rate:.0f}/s {figures}",
             )
 
         run.train(report)

@@ -29,7 +29,9 @@ class TrainingConfig:
     budgets: Budgets = "learned"
     attacker_weight: float = 0.0
     sparsest_snr: float = 0.02  # channels whose clean-to-noise power falls below this are not sent
-    clip_quantile: float = 0.0005  # clip ranges span this quantile to its mirror (robust against single outliers)
+    clip_quantile: float = (
+        0.0005  # clip ranges span this quantile to its mirror (robust against single outliers)
+    )
     easy_share: float = 0.25
     easy_epsilon_factor: float = 8.0
     exact_share: float = 0.5
@@ -66,7 +68,8 @@ class TrainingConfig:
             raise ValueError("easy_share and exact_share must fit into one run")
 
 
-# Ji et al., section 4.1 and the published train.yaml: IR-50, ArcFace s=64 m=0.4, 24 epochs of MS1M, SGD 0.1 divided by ten
+# Ji et al., section 4.1 and the published train.yaml: IR-50, ArcFace s=64 m=0.4, 24 epochs of MS1M, SGD
+# 0.1 divided by ten
 # at epochs 10, 18 and 22, momentum 0.9, weight decay 5e-4. One epoch of MS1MV2 is 5,822,653 faces.
 _PAPER = TrainingConfig(
     name="paper",
@@ -93,7 +96,12 @@ _LAMBDAS = (0.0, 0.3, 1.0, 3.0)
 
 def _unprotected(config: TrainingConfig) -> TrainingConfig:
     return replace(
-        config, name=f"{config.name}-unprotected", transform=UNPROTECTED, epsilon_mean=None, easy_share=0.0, exact_share=0.0
+        config,
+        name=f"{config.name}-unprotected",
+        transform=UNPROTECTED,
+        epsilon_mean=None,
+        easy_share=0.0,
+        exact_share=0.0,
     )
 
 
@@ -111,19 +119,37 @@ def _named() -> dict[str, TrainingConfig]:
         base = replace(_SMALL, name=f"small-{transform}", transform=transform)
         configs += [base, replace(base, name=f"{base.name}-no-noise", epsilon_mean=None)]
         for e in _EPSILONS:
-            configs.append(replace(base, name=f"{base.name}-uniform-epsilon{e:g}", epsilon_mean=e, budgets="uniform"))
+            configs.append(
+                replace(base, name=f"{base.name}-uniform-epsilon{e:g}", epsilon_mean=e, budgets="uniform")
+            )
             configs += [
-                replace(base, name=f"{base.name}-epsilon{e:g}-lambda{weight:g}", epsilon_mean=e, attacker_weight=weight)
+                replace(
+                    base,
+                    name=f"{base.name}-epsilon{e:g}-lambda{weight:g}",
+                    epsilon_mean=e,
+                    attacker_weight=weight,
+                )
                 for weight in _LAMBDAS
             ]
     configs.append(replace(_unprotected(_SMALL), name="small-unprotected"))
     # Starts from the published weights of the network it is distilled from (--initial), so it needs few passes.
     configs.append(
         replace(
-            _SMALL, name="default", backbone="mobilefacenet-se", epsilon_mean=32.0, attacker_weight=1.0, easy_share=0.1,
-            easy_epsilon_factor=4.0, exact_share=0.65, learning_rate=4e-4, weight_decay=0.0, warmup_steps=50, batch_size=32,
-            flat_share=0.4, passes=60_000,
-        )  # fmt: skip
+            _SMALL,
+            name="default",
+            backbone="mobilefacenet-se",
+            attacker_weight=3.0,
+            easy_share=0.1,
+            easy_epsilon_factor=4.0,
+            exact_share=0.65,
+            budget_learning_rate=0.05,
+            learning_rate=4e-4,
+            weight_decay=0.0,
+            warmup_steps=50,
+            batch_size=32,
+            flat_share=0.4,
+            passes=60_000,
+        )
     )
     return {config.name: config for config in configs}
 

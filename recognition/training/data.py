@@ -1,6 +1,7 @@
 """Aligned 112x112 faces for training, from npz packs, folders of identities, or tar shards.
 
-npz pack: `blob` uint8 (encoded pictures end to end), `offsets` int64 (N + 1), optionally `labels` int32 (N) and a boolean
+npz pack: `blob` uint8 (encoded pictures end to end), `offsets` int64 (N + 1), optionally `labels` int32
+(N) and a boolean
 mask per picture (for example of identities that also appear in a test set). A file `<pack>_embeddings.npz` in a teacher
 folder holds `embeddings` (N, D) in the same order. Folder or tar: `<identity>/<picture>`.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -27,21 +29,26 @@ NO_IDENTITY = -1
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """pixels uint8 (N, 112, 112, 3) RGB; labels int64 (N), NO_IDENTITY where unknown; teacher float32 (N, D) unit, or None."""
+    """pixels uint8 (N, 112, 112, 3) RGB; labels int64 (N), NO_IDENTITY where unknown; teacher float32 (N,
+    D) unit, or None."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     teacher: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.labels) != len(self.pixels) or (self.teacher is not None and len(self.teacher) != len(self.pixels)):
+        if len(self.labels) != len(self.pixels) or (
+            self.teacher is not None and len(self.teacher) != len(self.pixels)
+        ):
             raise ValueError("pictures, labels and embeddings differ in number")
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Faces:
-        return Faces(self.pixels[rows], self.labels[rows], None if self.teacher is None else self.teacher[rows])
+        return Faces(
+            self.pixels[rows], self.labels[rows], None if self.teacher is None else self.teacher[rows]
+        )
 
 
 def decode(encoded: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -53,10 +60,11 @@ def decode(encoded: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def read_pack(path: Path, *, teacher: Path | None = None, leave_out: str | None = None) -> Faces:
-    """Read an npz pack; `leave_out` names its boolean mask of pictures not to use. Raises OSError, KeyError or ValueError."""
+    """Read an npz pack; `leave_out` names its boolean mask of pictures not to use. Raises OSError,
+    KeyError or ValueError."""
     with np.load(path, allow_pickle=False) as pack:
         offsets, blob = pack["offsets"], pack["blob"]
-        pixels = np.stack([decode(blob[start:end]) for start, end in zip(offsets[:-1], offsets[1:], strict=True)])
+        pixels = np.stack([decode(blob[start:end]) for start, end in pairwise(offsets)])
         labels = pack["labels"].astype(np.int64) if "labels" in pack else np.full(len(pixels), NO_IDENTITY)
         keep = ~pack[leave_out] if leave_out and leave_out in pack else np.ones(len(pixels), bool)
     embeddings = None
@@ -82,7 +90,9 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(path) as archive:
         for member in archive:
             name = Path(member.name)
-            content = archive.extractfile(member) if member.isfile() and name.suffix.lower() in PICTURES else None
+            content = (
+                archive.extractfile(member) if member.isfile() and name.suffix.lower() in PICTURES else None
+            )
             if content is not None:
                 yield name.parent.name, content.read()
 
@@ -130,7 +140,9 @@ def draw(faces: Faces, *, count: int, balanced: bool, random: np.random.Generato
     picks = random.integers(0, len(names) + len(singles), count)
     return np.array(
         [
-            random.choice(np.flatnonzero(faces.labels == names[pick])) if pick < len(names) else singles[pick - len(names)]
+            random.choice(np.flatnonzero(faces.labels == names[pick]))
+            if pick < len(names)
+            else singles[pick - len(names)]
             for pick in picks
         ]
     )

@@ -1,7 +1,9 @@
 """Noise with learnable budgets, differentiable, and what a knowing attacker recovers from it.
 
-Training form of recognition.noise: the same clip ranges, budgets and codes on tensors. Laplace noise is drawn per sample
-and reparameterised (unit noise times scale), so gradients reach the budgets (Ji et al., section 3.3, equations 8 and 9).
+Training form of recognition.noise: the same clip ranges, budgets and codes on tensors. Laplace noise is
+drawn per sample
+and reparameterised (unit noise times scale), so gradients reach the budgets (Ji et al., section 3.3,
+equations 8 and 9).
 The generator is torch's: what protects people is drawn by recognition.noise, never here.
 """
 
@@ -21,7 +23,12 @@ from recognition.frequency import BLOCK, LUMA_CENTRE, RGB_TO_YCBCR, SHAPES, axis
 from recognition.payload import MAX_PAYLOAD_BYTES
 from recognition.training.config import TrainingConfig
 
-CODE_REACH = {1: 1.0, 2: 1.1, 3: 0.6, 4: 0.33}  # width of one code in standard deviations of signal plus noise
+CODE_REACH = {
+    1: 1.0,
+    2: 1.1,
+    3: 0.6,
+    4: 0.33,
+}  # width of one code in standard deviations of signal plus noise
 
 
 class Transform(nn.Module):
@@ -43,12 +50,15 @@ class Transform(nn.Module):
         channels, blocks, _ = SHAPES[self.transform]
         coefficients = self.operator @ planes @ self.operator.T  # (B, 3, 8 * blocks, 8 * blocks)
         gathered = coefficients.view(-1, 3, BLOCK, blocks, BLOCK, blocks).permute(0, 1, 2, 4, 3, 5)
-        return gathered.reshape(-1, 3, BLOCK * BLOCK, blocks, blocks)[:, :, 1:].reshape(-1, channels, blocks, blocks)
+        return gathered.reshape(-1, 3, BLOCK * BLOCK, blocks, blocks)[:, :, 1:].reshape(
+            -1, channels, blocks, blocks
+        )
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Robust ranges and moments of clean coefficients over training faces. low, high, deviation: (C,); mean: (C, H, W); face: the mean picture,
+    """Robust ranges and moments of clean coefficients over training faces. low, high, deviation: (C,);
+    mean: (C, H, W); face: the mean picture,
     YCbCr planes (3, 112, 112)."""
 
     low: NDArray[np.float64]
@@ -58,8 +68,11 @@ class Statistics:
     face: NDArray[np.float32]
 
 
-def measure(coefficients: NDArray[np.float32], face: NDArray[np.float32], *, clip_quantile: float) -> Statistics:
-    """coefficients (N, C, H, W); face: mean YCbCr planes (3, 112, 112). The range of a channel holds all but `clip_quantile` of its values at each end."""
+def measure(
+    coefficients: NDArray[np.float32], face: NDArray[np.float32], *, clip_quantile: float
+) -> Statistics:
+    """coefficients (N, C, H, W); face: mean YCbCr planes (3, 112, 112). The range of a channel holds all
+    but `clip_quantile` of its values at each end."""
     channels = coefficients.shape[1]
     by_channel = coefficients.transpose(1, 0, 2, 3).reshape(channels, -1)
     low, high = np.quantile(by_channel, [clip_quantile, 1 - clip_quantile], axis=1)
@@ -84,7 +97,9 @@ class Perturbation(nn.Module):
         for name in ("low", "high", "deviation"):
             column = torch.tensor(getattr(statistics, name), dtype=torch.float32)[:, None, None]
             self.register_buffer(name, column)
-        live = (self.high - self.low) > 0.02  # bilinear upsampling leaves channels with nothing in them (METHOD, section 2)
+        live = (
+            self.high - self.low
+        ) > 0.02  # bilinear upsampling leaves channels with nothing in them (METHOD, section 2)
         self.register_buffer("live", live)
         # Start where every channel has the same clean-to-noise power: as much information from each.
         start = torch.log((self.high - self.low).clamp(min=1e-6) / self.deviation.clamp(min=1e-6))
@@ -93,7 +108,8 @@ class Perturbation(nn.Module):
         self.profile: PrivacyProfile | None = None
 
     def epsilon(self) -> Tensor:
-        """(C, 1, 1) epsilon per coefficient: softmax(free) * epsilon_mean * C (Ji et al., equation 8), live channels only."""
+        """(C, 1, 1) epsilon per coefficient: softmax(free) * epsilon_mean * C (Ji et al., equation 8),
+        live channels only."""
         if self.config.epsilon_mean is None:
             raise ValueError("a run without noise has no budget")
         logits = self.free.masked_fill(~self.live, float("-inf"))
@@ -143,7 +159,8 @@ class Perturbation(nn.Module):
     def signal_to_noise(self) -> Tensor:
         """(C, 1, 1) clean power over the noise power that a knowing attacker cannot average away.
 
-        Exact for `critical`, whose operator is orthonormal. `paper` repeats nine numbers in 63 channels at 8 x 8 places a
+        Exact for `critical`, whose operator is orthonormal. `paper` repeats nine numbers in 63 channels at
+        8 x 8 places a
         pixel, so its copies are averaged first: 64 times the precision.
         """
         copies = BLOCK * BLOCK if self.config.transform == "paper" else 1
@@ -152,7 +169,8 @@ class Perturbation(nn.Module):
     def recovery(self) -> Tensor:
         """Share of the visible structure that the best linear (Wiener) estimate gets back from one capture, 0..1.
 
-        Channels are weighed by their deviation: plain energy would be all low frequency, while structural similarity, which
+        Channels are weighed by their deviation: plain energy would be all low frequency, while structural
+        similarity, which
         the attacks report, normalises contrast.
         """
         ratio = self.signal_to_noise()
@@ -161,7 +179,8 @@ class Perturbation(nn.Module):
     def information(self) -> Tensor:
         """Bits per coefficient that one capture gives an attacker: log2(1 + ratio) / 2, weighed as in `recovery`.
 
-        This, not `recovery`, is the attacker's term of the loss: recovery saturates, and budgets learned against it pile
+        This, not `recovery`, is the attacker's term of the loss: recovery saturates, and budgets learned
+        against it pile
         up on the few coarse luma coefficients that show the face, where more budget costs nothing more.
         """
         return self._visible(torch.log2(1 + self.signal_to_noise()) / 2)
@@ -178,7 +197,8 @@ def unit_laplace(like: Tensor) -> Tensor:
 
 
 def fit_profile(perturbation: Perturbation, *, name: str) -> PrivacyProfile:
-    """Budgets as learned, bits by clean-to-noise power: more where a channel says more (post-processing, costs no privacy)."""
+    """Budgets as learned, bits by clean-to-noise power: more where a channel says more (post-processing,
+    costs no privacy)."""
     config = perturbation.config
     with torch.no_grad():
         epsilon = perturbation.epsilon().flatten().double().cpu().numpy()
@@ -189,7 +209,9 @@ def fit_profile(perturbation: Perturbation, *, name: str) -> PrivacyProfile:
     bits[~perturbation.live.flatten().cpu().numpy()] = 0
     bits = _within_limit(bits, snr, positions=SHAPES[config.transform][1] * SHAPES[config.transform][2])
     total = np.sqrt(deviation**2 + 2 * scale**2)
-    step = np.select([bits == width for width in CODE_REACH], [reach * total for reach in CODE_REACH.values()], 0.0)
+    step = np.select(
+        [bits == width for width in CODE_REACH], [reach * total for reach in CODE_REACH.values()], 0.0
+    )
     _, height, width = SHAPES[config.transform]
     return PrivacyProfile(
         name=name,

@@ -1,6 +1,7 @@
 """The training loop: easy noise first, then learned budgets at full noise, then the exact codes a terminal sends.
 
-Resumes after any interruption from `state.pt` in the run's folder (weights, optimiser, budgets, frozen profile, counters);
+Resumes after any interruption from `state.pt` in the run's folder (weights, optimiser, budgets, frozen
+profile, counters);
 `torchrun` starts it on several GPUs (DistributedDataParallel). Only the first process writes.
 """
 
@@ -41,13 +42,17 @@ class Student(nn.Module):
         self.config = config
         self.transform = Transform(config.transform)
         self.perturbation = None if statistics is None else Perturbation(config, statistics)
-        self.backbone = build_backbone(config.backbone, transform=config.transform, dimension=config.dimension)
+        self.backbone = build_backbone(
+            config.backbone, transform=config.transform, dimension=config.dimension
+        )
         if statistics is not None:
             _prepare_receiver(self.backbone.receiver, statistics)
         self.head = (
             None
             if config.head == "none"
-            else HEADS[config.head](config.dimension, classes, scale=config.head_scale, margin=config.head_margin)
+            else HEADS[config.head](
+                config.dimension, classes, scale=config.head_scale, margin=config.head_margin
+            )
         )
 
     def embed(self, pixels: Tensor, ease: float = 1.0) -> Tensor:
@@ -87,7 +92,8 @@ def _neighbour_loss(embeddings: Tensor, teacher: Tensor, bank: Tensor, temperatu
 
 
 def _prepare_receiver(receiver: Receiver, statistics: Statistics) -> None:
-    """Start as the best linear estimate of the picture (weight times gain is the Wiener filter), around the mean face."""
+    """Start as the best linear estimate of the picture (weight times gain is the Wiener filter), around
+    the mean face."""
     mean = torch.from_numpy(statistics.mean)
     receiver.mean.copy_(mean if receiver.mean.shape == mean.shape else mean.mean((1, 2), keepdim=True))
     weight = torch.tensor(statistics.deviation, dtype=torch.float32) * PLANES_SCALE
@@ -115,7 +121,9 @@ class Run:
         statistics = None
         if config.transform != UNPROTECTED:
             statistics = self._statistics()
-        self.student = Student(config, statistics, classes=int(training.labels.max(initial=0)) + 1).to(self.device)
+        self.student = Student(config, statistics, classes=int(training.labels.max(initial=0)) + 1).to(
+            self.device
+        )
         self.student.backbone.to(memory_format=torch.channels_last)
         if initial is not None:
             self._start_from(initial)
@@ -128,25 +136,33 @@ class Run:
         if (folder / "state.pt").exists():
             self._resume()
         self.parallel: nn.Module = (
-            DistributedDataParallel(self.student, find_unused_parameters=True) if self.world > 1 else self.student
+            DistributedDataParallel(self.student, find_unused_parameters=True)
+            if self.world > 1
+            else self.student
         )
 
     def _start_from(self, initial: Path) -> None:
         """The whole network of another run where it fits, its trunk where only the receiver differs."""
         stored = torch.load(initial, weights_only=True, map_location=self.device)["backbone"]
         own = self.student.backbone.state_dict()
-        fitting = {key: value for key, value in stored.items() if key in own and own[key].shape == value.shape}
+        fitting = {
+            key: value for key, value in stored.items() if key in own and own[key].shape == value.shape
+        }
         missing = [key for key in own if key.startswith("trunk.") and key not in fitting]
         if missing:
             raise ValueError(f"{initial} is of another network: it lacks {missing[0]}")
         self.student.backbone.load_state_dict(own | fitting)
 
     def _statistics(self) -> Statistics:
-        rows = self.random.choice(len(self.training), min(STATISTICS_FACES, len(self.training)), replace=False)
+        rows = self.random.choice(
+            len(self.training), min(STATISTICS_FACES, len(self.training)), replace=False
+        )
         if self.config.transform == "paper":
             rows = rows[:64]  # 9.5 MB a face; every channel still has 800,000 values
         transform = Transform(self.config.transform)
-        chunks = [transform(self._pixels(part)).numpy() for part in np.array_split(rows, max(1, len(rows) // 64))]
+        chunks = [
+            transform(self._pixels(part)).numpy() for part in np.array_split(rows, max(1, len(rows) // 64))
+        ]
         planes = Transform(UNPROTECTED)(self._pixels(rows)).mean(0).numpy()
         return measure(np.concatenate(chunks), planes, clip_quantile=self.config.clip_quantile)
 
@@ -158,8 +174,16 @@ class Run:
         budget = [] if self.student.perturbation is None else [self.student.perturbation.free]
         rest = [p for p in self.student.parameters() if all(p is not b for b in budget)]
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in rest if p.ndim in (2, 4)], "weight_decay": config.weight_decay, "base": config.learning_rate},
-            {"params": [p for p in rest if p.ndim not in (2, 4)], "weight_decay": 0.0, "base": config.learning_rate},
+            {
+                "params": [p for p in rest if p.ndim in (2, 4)],
+                "weight_decay": config.weight_decay,
+                "base": config.learning_rate,
+            },
+            {
+                "params": [p for p in rest if p.ndim not in (2, 4)],
+                "weight_decay": 0.0,
+                "base": config.learning_rate,
+            },
         ]
         if config.optimizer == "adamw":
             if budget:
@@ -216,11 +240,15 @@ class Run:
             others = self.random.integers(0, len(self.training), config.distil_bank)
             teacher = torch.from_numpy(self.training.teacher[rows]).to(self.device)
             bank = torch.from_numpy(self.training.teacher[others]).to(self.device)
-        half = self.device.type == "cuda" or (self.device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
+        half = self.device.type == "cuda" or (
+            self.device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             loss, parts = self.parallel(pixels.to(self.device), labels, teacher, bank, self._ease(share))
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {self.steps}; the last checkpoint is whole")
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {self.steps}; the last checkpoint is whole"
+            )
         optimizers = [self.optimizer]
         if getattr(self, "budget_optimizer", None) is not None:
             optimizers.append(self.budget_optimizer)
@@ -246,11 +274,18 @@ class Run:
                 self.average[key].copy_(value)
 
     def averaged_backbone(self) -> Backbone:
-        backbone = build_backbone(self.config.backbone, transform=self.config.transform, dimension=self.config.dimension)
+        backbone = build_backbone(
+            self.config.backbone, transform=self.config.transform, dimension=self.config.dimension
+        )
         backbone.load_state_dict({key: value.cpu() for key, value in self.average.items()})
         return backbone.eval()
 
-    def train(self, report: Callable[[Run, dict[str, float]], None], *, checkpoint_every_s: float = CHECKPOINT_EVERY_S) -> None:
+    def train(
+        self,
+        report: Callable[[Run, dict[str, float]], None],
+        *,
+        checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    ) -> None:
         """Until done; `report` is called after each step by the first process, a checkpoint is written now and then."""
         last_step = last_checkpoint = time.monotonic()
         while self.share_done() < 1:
@@ -287,7 +322,9 @@ class Run:
     def _resume(self) -> None:
         state = torch.load(self.folder / "state.pt", weights_only=True, map_location=self.device)
         if state["config"] != asdict(self.config):
-            raise ValueError(f"{self.folder} holds a run of another config; choose another folder or delete it")
+            raise ValueError(
+                f"{self.folder} holds a run of another config; choose another folder or delete it"
+            )
         if state["profile"] is not None:
             self._freeze(PrivacyProfile.from_json(state["profile"]))
         self.student.load_state_dict(state["student"])
@@ -305,7 +342,9 @@ def embed_faces(run: Run, faces: Faces, *, batch_size: int = 128) -> NDArray[np.
     run.student.backbone.load_state_dict(run.average)
     run.student.eval()
     out = [
-        run.student.embed(torch.from_numpy(faces.pixels[at : at + batch_size]).permute(0, 3, 1, 2).float().to(run.device)).cpu()
+        run.student.embed(
+            torch.from_numpy(faces.pixels[at : at + batch_size]).permute(0, 3, 1, 2).float().to(run.device)
+        ).cpu()
         for at in range(0, len(faces), batch_size)
     ]
     run.student.train()
@@ -323,5 +362,8 @@ def validate(run: Run, faces: Faces) -> dict[str, float]:
     cuts = np.linspace(-0.2, 0.9, 200)
     found = 1 - np.searchsorted(np.sort(genuine), cuts) / len(genuine)
     kept_out = np.searchsorted(impostor, cuts) / len(impostor)
-    figures = {f"tar@{rate:g}": float((genuine > impostor[int(len(impostor) * (1 - rate))]).mean()) for rate in (1e-2, 1e-3)}
+    figures = {
+        f"tar@{rate:g}": float((genuine > impostor[int(len(impostor) * (1 - rate))]).mean())
+        for rate in (1e-2, 1e-3)
+    }
     return figures | {"balanced": float(((found + kept_out) / 2).max())}

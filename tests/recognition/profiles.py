@@ -11,7 +11,12 @@ from recognition.frequency import SHAPES
 
 
 def make_profile(
-    *, transform: str = "critical", name: str = "test", bits: int | np.ndarray = 2, epsilon: float = 8.0, reach: float = 100.0
+    *,
+    transform: str = "critical",
+    name: str = "test",
+    bits: int | np.ndarray = 2,
+    epsilon: float = 8.0,
+    reach: float = 100.0,
 ) -> PrivacyProfile:
     """Every channel clipped to [-reach, reach], `epsilon` per coefficient; channels with 0 bits have no budget."""
     channels, height, width = SHAPES[transform]

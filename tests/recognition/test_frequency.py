@@ -38,16 +38,25 @@ def test_the_planes_are_the_jpeg_colour_space(portrait: FaceCrop) -> None:
 def test_critical_is_the_block_dct_of_the_picture_itself(portrait: FaceCrop) -> None:
     ours = to_frequency(portrait, "critical").values
     assert ours.shape == SHAPES["critical"]
-    assert np.abs(ours - literal_blocks(to_planes(portrait.pixels))).max() < 1e-3  # float32, values near 1,000
+    assert (
+        np.abs(ours - literal_blocks(to_planes(portrait.pixels))).max() < 1e-3
+    )  # float32, values near 1,000
     relative = np.abs(ours - literal_blocks(to_planes(portrait.pixels))).max() / np.abs(ours).max()
     assert relative < 1e-6
 
 
 def test_paper_is_the_literal_upsampling_and_dct_to_1e_4(portrait: FaceCrop) -> None:
     planes = to_planes(portrait.pixels).astype(np.float64)
-    large = torch.nn.functional.interpolate(torch.from_numpy(planes)[None], scale_factor=8, mode="bilinear", align_corners=True)
+    large = torch.nn.functional.interpolate(
+        torch.from_numpy(planes)[None], scale_factor=8, mode="bilinear", align_corners=True
+    )
     operator = axis_operator("paper")
-    exact = (operator @ planes @ operator.T).reshape(3, 8, 112, 8, 112).transpose(0, 1, 3, 2, 4).reshape(3, 64, 112, 112)
+    exact = (
+        (operator @ planes @ operator.T)
+        .reshape(3, 8, 112, 8, 112)
+        .transpose(0, 1, 3, 2, 4)
+        .reshape(3, 64, 112, 112)
+    )
     literal = literal_blocks(large[0].numpy())
     assert np.abs(exact[:, 1:].reshape(CHANNELS, 112, 112) - literal).max() < 1e-9
     ours = to_frequency(portrait, "paper").values
@@ -64,7 +73,9 @@ def test_critical_keeps_all_but_the_block_means(portrait: FaceCrop) -> None:
     planes = to_planes(portrait.pixels).astype(np.float64)
     means = planes.reshape(3, 14, 8, 14, 8).mean(axis=(2, 4), keepdims=True)
     energy = ((planes.reshape(3, 14, 8, 14, 8) - means) ** 2).sum()
-    assert np.isclose((to_frequency(portrait, "critical").values.astype(np.float64) ** 2).sum(), energy, rtol=1e-5)
+    assert np.isclose(
+        (to_frequency(portrait, "critical").values.astype(np.float64) ** 2).sum(), energy, rtol=1e-5
+    )
 
 
 def test_an_unknown_transform_is_an_error(portrait: FaceCrop) -> None:
@@ -72,7 +83,10 @@ def test_an_unknown_transform_is_an_error(portrait: FaceCrop) -> None:
         to_frequency(portrait, "wavelet")
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((112, 112, 3), np.float32), np.zeros((111, 112, 3), np.uint8), np.zeros((112, 112), np.uint8)])
+@pytest.mark.parametrize(
+    "pixels",
+    [np.zeros((112, 112, 3), np.float32), np.zeros((111, 112, 3), np.uint8), np.zeros((112, 112), np.uint8)],
+)
 def test_only_a_112_pixel_rgb_crop_is_a_face_crop(pixels: np.ndarray) -> None:
     with pytest.raises(ValueError, match="face crop"):
         FaceCrop(pixels)  # type: ignore[arg-type]

@@ -34,7 +34,9 @@ def test_code_frequencies_match_the_exact_distribution(bits: int, value: float) 
     profile = make_profile(bits=bits)
     codes = perturb(constant(value), profile, recorded_randomness(bits * 1000 + int(abs(value)))).codes
     clipped = min(max(value, -100.0), 100.0)
-    expected = exact_probabilities(clipped, centre=0.0, step=float(profile.step[0]), scale=float(profile.scale[0, 0, 0]), bits=bits)
+    expected = exact_probabilities(
+        clipped, centre=0.0, step=float(profile.step[0]), scale=float(profile.scale[0, 0, 0]), bits=bits
+    )
     counts = np.bincount(codes.ravel(), minlength=1 << bits)
     keep = expected * codes.size >= 5  # chi-square needs five expected in a cell
     if keep.sum() > 1:
@@ -65,7 +67,10 @@ def test_no_code_betrays_more_than_epsilon(one: float, other: float, epsilon: fl
     """The likelihood ratio of any code between any two clipped values is at most e^epsilon (Dwork et al. 2006)."""
     profile = make_profile(bits=bits, epsilon=epsilon)
     scale = np.full(2, profile.scale[0, 0, 0])
-    thresholds = code_thresholds(np.array([one, other]), 0.0, float(profile.step[0]), scale, bits).astype(np.float64) / 2**32
+    thresholds = (
+        code_thresholds(np.array([one, other]), 0.0, float(profile.step[0]), scale, bits).astype(np.float64)
+        / 2**32
+    )
     at_least = np.concatenate([np.ones((1, 2)), thresholds, np.zeros((1, 2))])
     chance = at_least[:-1] - at_least[1:]
     assert (chance > 0).all()
@@ -98,7 +103,9 @@ def test_the_same_randomness_gives_the_same_codes_as_one_threshold_at_a_time() -
         value = min(max(float(features.values[channel, row, column]), -100.0), 100.0)
         cuts = (np.arange(1, 8) - 4) * float(profile.step[channel])
         tails = stats.laplace(loc=value, scale=float(profile.scale[channel, row, column])).sf(cuts)
-        assert codes[channel, row, column] == sum(uniform[channel, row, column] < round(t * 2**32) for t in tails)
+        assert codes[channel, row, column] == sum(
+            uniform[channel, row, column] < round(t * 2**32) for t in tails
+        )
 
 
 def test_features_of_another_transform_are_refused() -> None:

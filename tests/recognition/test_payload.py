@@ -124,7 +124,9 @@ def test_lawful_captures_pass_the_noise_check_even_of_nothing_at_all() -> None:
 
 def test_a_terminal_that_adds_no_noise_is_found_out() -> None:
     values = np.random.default_rng(1).laplace(0, 10 / 2**0.5, SHAPES["critical"]).astype(np.float32)
-    clean = perturb(FrequencyFeatures("critical", values), PROFILE, lambda n: np.full(n // 4, 1 << 31, "<u4").tobytes())
+    clean = perturb(
+        FrequencyFeatures("critical", values), PROFILE, lambda n: np.full(n // 4, 1 << 31, "<u4").tobytes()
+    )
     with pytest.raises(PayloadError) as refused:
         check_noise(clean, PROFILE)
     assert refused.value.code == "noise_contradiction"

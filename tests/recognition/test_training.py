@@ -21,7 +21,9 @@ from recognition.training.perturbation import Perturbation, Transform, fit_profi
 from recognition.training.train import Run
 from tests.tiny_model import synthetic_picture
 
-SMALL = replace(CONFIGS["small-critical"], passes=64, batch_size=8, distil_bank=8, warmup_steps=2, attacker_weight=1.0)
+SMALL = replace(
+    CONFIGS["small-critical"], passes=64, batch_size=8, distil_bank=8, warmup_steps=2, attacker_weight=1.0
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +82,25 @@ def test_after_freezing_training_draws_the_very_codes_a_terminal_sends(faces: Fa
     torch.manual_seed(5)
     values, gain = module(same)
     assert np.allclose(gain.numpy(), profile.gain)
-    known = np.sort(profile.values_of(np.broadcast_to(np.arange(16)[:, None, None, None], (16, *profile.shape)).astype(np.uint8))[:, channel, 0, 0])
+    known = np.sort(
+        profile.values_of(
+            np.broadcast_to(np.arange(16)[:, None, None, None], (16, *profile.shape)).astype(np.uint8)
+        )[:, channel, 0, 0]
+    )
     known = known[: 1 << int(profile.bits[channel])]
     drawn = values[:, channel].numpy().ravel()
     assert np.abs(drawn[:, None] - known[None]).min(axis=1).max() < 1e-2 * profile.step[channel]
     clipped = np.clip(value, profile.low[channel], profile.high[channel])
-    tails = code_thresholds(
-        np.array([clipped]), profile.centre[channel], profile.step[channel], profile.scale[channel, :1, 0], int(profile.bits[channel])
-    )[:, 0] / 2**32
+    tails = (
+        code_thresholds(
+            np.array([clipped]),
+            profile.centre[channel],
+            profile.step[channel],
+            profile.scale[channel, :1, 0],
+            int(profile.bits[channel]),
+        )[:, 0]
+        / 2**32
+    )
     expected = -np.diff(np.concatenate([[1.0], tails, [0.0]]))
     counts = np.array([(np.abs(drawn - level) < 0.1 * profile.step[channel]).mean() for level in known])
     assert np.abs(counts - expected).max() < 0.01
@@ -179,7 +192,11 @@ def test_faces_come_alike_from_pack_folder_and_tar(tmp_path: Path) -> None:
             member = tarfile.TarInfo(f"{name}/{seed}.png")
             member.size = len(blob)
             archive.addfile(member, io.BytesIO(blob))
-    sets = [read_pack(tmp_path / "pack.npz"), read_folder(tmp_path / "folder"), read_tar([tmp_path / "shard.tar"])]
+    sets = [
+        read_pack(tmp_path / "pack.npz"),
+        read_folder(tmp_path / "folder"),
+        read_tar([tmp_path / "shard.tar"]),
+    ]
     for faces in sets:
         assert (faces.pixels[2] == synthetic_picture(3).pixels).all()
         assert faces.labels.tolist() == [0, 0, 1]

@@ -1,0 +1,109 @@
+"""python -m recognition.training.ship --run FOLDER --calibrate FACES.npz --out recognition/models/NAME
+
+Turns a finished run into a model folder: averaged weights, frozen profile, and thresholds measured on strangers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from recognition.backbone import build_backbone
+from recognition.budget import PrivacyProfile
+from recognition.checkpoint import AcceptedProfile, Calibration, Model, calibrate, save_model
+from recognition.frequency import to_frequency
+from recognition.noise import perturb
+from recognition.payload import pack, unpack
+from recognition.recognizer import Recognizer
+from recognition.training.config import TrainingConfig
+from recognition.training.data import Faces, read_pack
+from recognition.types import FaceCrop
+
+GALLERY_CAPTURES = 3  # as the desk takes them; the gallery also holds their mean
+_UNCALIBRATED = Calibration(source="not measured yet", comparisons=0, points=((0.1, 1.0), (0.01, 1.0)))
+
+
+def embed_captures(
+    recognizer: Recognizer, profile: PrivacyProfile, pixels: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """One fresh capture of each crop, through the bytes a terminal sends: float32 (N, D) unit."""
+    rows = []
+    profiles = {profile.hash: profile}
+    for at in track(range(0, len(pixels), 32), description="captures", console=Console(stderr=True)):
+        batch = []
+        for crop in pixels[at : at + 32]:
+            data = pack(
+                perturb(to_frequency(FaceCrop(crop), profile.transform), profile, os.urandom), profile
+            )
+            batch.append(unpack(data, profiles))
+        rows += [embedding.vector for embedding in recognizer.embed(batch)]
+    return np.stack(rows)
+
+
+def person_scores(recognizer: Recognizer, profile: PrivacyProfile, faces: Faces) -> NDArray[np.float32]:
+    """Scores of strangers as a door computes them, float32 (pairs,): a probe of one person against
+    everything the gallery
+    holds of another (three captures and their mean), the best of these counting."""
+    probes = embed_captures(recognizer, profile, faces.pixels)
+    captures = [embed_captures(recognizer, profile, faces.pixels) for _ in range(GALLERY_CAPTURES)]
+    mean = np.sum(captures, axis=0)
+    gallery = [*captures, mean / np.linalg.norm(mean, axis=1, keepdims=True)]
+    best = np.max([probes @ templates.T for templates in gallery], axis=0)  # (N, N)
+    strangers = faces.labels[:, None] != faces.labels[None, :]
+    return np.asarray(best[strangers])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m recognition.training.ship", description=__doc__)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument(
+        "--calibrate", type=Path, required=True, help="npz pack of labelled strangers; not a test set"
+    )
+    parser.add_argument("--people", type=int, default=1500, help="at most so many pictures of the pack")
+    parser.add_argument("--name", default="default")
+    parser.add_argument("--profile-name", default="balanced")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    state = torch.load(options.run / "state.pt", weights_only=True)
+    config = TrainingConfig(**state["config"])
+    document = json.loads(state["profile"]) | {"name": options.profile_name}
+    profile = PrivacyProfile.from_json(json.dumps(document))
+    backbone = build_backbone(config.backbone, transform=config.transform, dimension=config.dimension)
+    backbone.load_state_dict(state["backbone"])
+    recognizer = Recognizer(Model(options.name, backbone, (AcceptedProfile(profile, _UNCALIBRATED),)))
+    faces = read_pack(options.calibrate)
+    faces = faces.take(np.arange(min(options.people, len(faces))))
+    scores = person_scores(recognizer, profile, faces)
+    source = (
+        f"{options.calibrate.name}: {len(faces)} pictures of {len(np.unique(faces.labels))} people, one
+        probe against three "
+        "captures and their mean, best score per person"
+    )
+    calibration = calibrate(scores, source=source)
+    save_model(
+        options.out, name=options.name, backbone=backbone, accepted=[AcceptedProfile(profile, calibration)]
+    )
+    print(
+        json.dumps(
+            {
+                "model": str(options.out),
+                "profile": profile.hash,
+                "comparisons": calibration.comparisons,
+                "passes": state["passes"],
+            }
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

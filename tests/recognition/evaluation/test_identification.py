@@ -1,0 +1,141 @@
+"""1:N as a door sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recognition.evaluation import identification
+from recognition.evaluation.data import DataError
+from recognition.evaluation.embedding import open_embedder
+from recognition.evaluation.identification import Album, Shot
+from recognition.types import FaceCrop
+from tests.recognition.evaluation.faces import identities, people
+from tests.tiny_model import make_tiny_model
+
+SETS = st.dictionaries(st.integers(0, 30), st.integers(1, 6), min_size=6, max_size=20).filter(
+    lambda people: min(people.values()) > 1
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@given(counts=SETS, enrol=st.integers(1, 4), seed=st.integers(0, 100))
+def test_nobody_searches_with_a_picture_they_enrolled_with_and_strangers_are_not_enrolled(
+    counts: dict[int, int], enrol: int, seed: int
+) -> None:
+    who = {f"{person}/{k}": str(person) for person, count in counts.items() for k in range(count)}
+    planned = identification.plan(who, enrol=enrol, gallery=None, seed=seed)
+    assert len(planned.gallery) == len(counts) // 2
+    enrolled = {shot.name for own in planned.gallery.values() for shot in own}
+    searching = {name for name, _ in planned.mated}
+    assert not enrolled & searching
+    assert {who[name] for name in planned.strangers}.isdisjoint(planned.gallery)
+    assert all(who[name] == person and person in planned.gallery for name, person in planned.mated)
+    assert enrolled | searching | set(planned.strangers) == set(who), "every picture has its part"
+    for person, own in planned.gallery.items():
+        assert len(own) == enrol == len(set(own)), "each capture is a capture of its own"
+        assert {who[shot.name] for shot in own} == {person}
+
+
+def test_a_plan_follows_from_its_seed() -> None:
+    who = identities(people(10, 3))
+    one, again, other = (identification.plan(who, enrol=2, gallery=None, seed=s) for s in (1, 1, 2))
+    assert one == again
+    assert one.gallery.keys() != other.gallery.keys()
+
+
+def test_a_person_with_one_picture_fills_the_gallery_and_never_searches() -> None:
+    who = {"a1": "a", "b1": "b", "b2": "b", "c1": "c", "c2": "c", "d1": "d"}
+    for seed in range(20):
+        planned = identification.plan(who, enrol=3, gallery=None, seed=seed) if _has_mate(who, seed) else None
+        if planned and "a" in planned.gallery:
+            assert planned.gallery["a"] == (Shot("a1", 0), Shot("a1", 1), Shot("a1", 2))
+            assert all(person != "a" for _, person in planned.mated)
+
+
+def _has_mate(who: dict[str, str], seed: int) -> bool:
+    try:
+        identification.plan(who, enrol=3, gallery=None, seed=seed)
+    except DataError:
+        return False
+    return True
+
+
+def test_a_gallery_larger_than_half_of_the_people_is_refused() -> None:
+    with pytest.raises(DataError, match="half of the people are 5"):
+        identification.plan(identities(people(10, 2)), enrol=1, gallery=6, seed=0)
+
+
+def test_search_scores_a_person_by_their_best_template(tiny: Path) -> None:
+    images = people(6, 3)
+    album = Album(open_embedder(str(tiny), profile=None, unprotected=False, seed=1), images)
+    planned = identification.plan(identities(images), enrol=2, gallery=None, seed=0)
+    album.prepare(identification.shots_of(planned, 1))
+    searches = identification.search(album, planned, captures=1)
+
+    def vector(shot: Shot) -> np.ndarray:
+        return album.matrix([shot])[0]
+
+    for row, (name, person) in enumerate(planned.mated):
+        probe = vector(Shot(name, 0))
+        best = {who: max(float(probe @ vector(shot)) for shot in own) for who, own in planned.gallery.items()}
+        assert searches.mate[row] == pytest.approx(best.pop(person), abs=1e-5)
+        assert searches.best_other[row] == pytest.approx(max(best.values()), abs=1e-5)
+    for row, name in enumerate(planned.strangers):
+        probe = vector(Shot(name, 0))
+        top = max(float(probe @ vector(shot)) for own in planned.gallery.values() for shot in own)
+        assert searches.impostor_top[row] == pytest.approx(top, abs=1e-5)
+
+
+def test_identification_reports_both_thresholds_and_the_trials_behind_them(tiny: Path) -> None:
+    images = people(12, 3)
+    embedder = open_embedder(str(tiny), profile=None, unprotected=False, seed=1)
+    figures = identification.identify(
+        embedder, images, identities(images), enrol=2, fpir=0.06, gallery=5, seed=3, repeats=2
+    )
+    assert figures["impostor_trials"] == 2 * 6 * 3
+    assert figures["mated_trials"] == 2 * 5
+    assert (figures["gallery_people"], figures["gallery_templates"]) == (5, 10)
+    assert figures["fpir"] <= 0.06
+    assert figures["fnir"] == 0.0 and figures["rank_one"] == 1.0
+    expected = embedder.recognizer.threshold_for(gallery_size=10, target_fpir=0.06)
+    assert figures["shipped_threshold"] == expected
+    assert 0 <= figures["fpir_at_shipped_threshold"] <= 1
+
+
+def test_an_album_photographs_each_shot_once_and_a_noiseless_one_each_picture_once() -> None:
+    class Counting:
+        def __init__(self, noisy: bool) -> None:
+            self.noisy, self.seen = noisy, 0
+
+        def embed(self, crops: list[FaceCrop]) -> np.ndarray:
+            self.seen += len(crops)
+            return np.eye(len(crops), 4, dtype=np.float32)
+
+        def describe(self) -> dict[str, object]:
+            return {}
+
+    shots = [Shot("p000_0", 0), Shot("p000_0", 1), Shot("p000_0", 0)]
+    for noisy, expected in ((True, 2), (False, 1)):
+        embedder = Counting(noisy)
+        album = Album(embedder, people(1, 1))
+        album.prepare(shots)
+        album.prepare(shots)
+        assert embedder.seen == expected
+        assert album.matrix(shots).shape == (3, 4)
+
+
+def test_calibration_scores_are_between_different_people_and_even_over_them(tiny: Path) -> None:
+    images = people(5, 2) | {f"p000_{k}": people(1, 10)[f"p000_{k}"] for k in range(2, 10)}
+    embedder = open_embedder(str(tiny), profile=None, unprotected=False, seed=1)
+    scores = identification.impostor_scores(embedder, images, identities(images), limit=10, seed=0)
+    # Ten pictures drawn evenly over five people are two each: 45 pairs, of which five are of one person.
+    assert scores.size == 40
