@@ -7,8 +7,8 @@
     8       32    SHA-256 of the privacy profile
     40      8     channels of 1, 2, 3 and 4 bits, uint16 each
     48      4     length of the body in bytes
-    52      n     body: for each width 1..4, the codes of its channels in channel order, packed most significant bit first,
-                  each width padded with zero bits to a whole byte
+    52      n     body: for each width 1..4, the codes of its channels in channel order, packed most
+                  significant bit first, each width padded with zero bits to a whole byte
     52+n    4     CRC-32 of everything before it
 
 There is one valid encoding of a capture: nonzero padding or a trailing byte is refused.

@@ -84,24 +84,14 @@ def main() -> int:
     faces = faces.take(np.arange(min(options.people, len(faces))))
     scores = person_scores(recognizer, profile, faces)
     source = (
-        f"{options.calibrate.name}: {len(faces)} pictures of {len(np.unique(faces.labels))} people, one
-        probe against three "
-        "captures and their mean, best score per person"
+        f"{options.calibrate.name}: {len(faces)} pictures of {len(np.unique(faces.labels))} people, one probe"
+        " against three captures and their mean, best score per person"
     )
     calibration = calibrate(scores, source=source)
-    save_model(
-        options.out, name=options.name, backbone=backbone, accepted=[AcceptedProfile(profile, calibration)]
-    )
-    print(
-        json.dumps(
-            {
-                "model": str(options.out),
-                "profile": profile.hash,
-                "comparisons": calibration.comparisons,
-                "passes": state["passes"],
-            }
-        )
-    )
+    accepted = [AcceptedProfile(profile, calibration)]
+    save_model(options.out, name=options.name, backbone=backbone, accepted=accepted)
+    figures = {"model": str(options.out), "profile": profile.hash, "passes": state["passes"]}
+    print(json.dumps(figures | {"comparisons": calibration.comparisons}))
     return 0
 
 

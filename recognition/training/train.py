@@ -106,9 +106,16 @@ class Run:
     """One training run in one folder. `train()` returns when its passes or its minutes are used up."""
 
     def __init__(
-        self, config: TrainingConfig, training: Faces, folder: Path, *, device: str = "cpu", minutes: float | None = None,
-        profile: PrivacyProfile | None = None, initial: Path | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        config: TrainingConfig,
+        training: Faces,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        minutes: float | None = None,
+        profile: PrivacyProfile | None = None,
+        initial: Path | None = None,
+    ) -> None:
         self.config, self.training, self.folder, self.minutes = config, training, folder, minutes
         self.device = torch.device(device)
         self.rank = int(os.environ.get("RANK", "0"))
