@@ -90,21 +90,19 @@ def open_templates(templates: QuerySet[ProtectedTemplate]) -> Iterator[OpenTempl
     owners = templates.order_by().values("person")
     data_keys = {row.person_id: row for row in DataKey.objects.filter(person__in=owners)}
     opened: dict[uuid.UUID, bytes] = {}
-    for template in templates.iterator(chunk_size=2000):
+    columns = templates.values_list("id", "person_id", "gallery_key_id", "sealed")
+    for template_id, person_id, gallery_key_id, sealed in columns.iterator(chunk_size=2000):
         try:
-            data_key = data_keys[template.person_id]
-            if template.person_id not in opened:
-                opened[template.person_id] = open_data_key(data_key)
-            plaintext = crypto.unseal(
-                bytes(template.sealed),
-                key=opened[template.person_id],
-                row=_row(template.id, template.person_id, data_key.id),
-            )
+            data_key = data_keys[person_id]
+            if person_id not in opened:
+                opened[person_id] = open_data_key(data_key)
+            row = _row(template_id, person_id, data_key.id)
+            plaintext = crypto.unseal(bytes(sealed), key=opened[person_id], row=row)
         except (KeyError, crypto.SealBroken, crypto.UnknownKey) as error:
-            log.error("template %s does not open and is left out: %s", template.id, type(error).__name__)
+            log.error("template %s does not open and is left out: %s", template_id, type(error).__name__)
             continue
         vector = np.frombuffer(plaintext, dtype="<f4").astype(np.float32)
-        yield OpenTemplate(template.id, template.person_id, template.gallery_key_id, vector)
+        yield OpenTemplate(template_id, person_id, gallery_key_id, vector)
 
 
 def open_data_key(data_key: DataKey) -> bytes:
