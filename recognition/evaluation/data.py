@@ -75,7 +75,7 @@ def without_extension(name: str) -> str:
 
 
 def open_images(path: Path | str, *, leave_out: str | None = None) -> Images:
-    """A folder, an uncompressed or compressed tar, an npz pack or a `.bin` set. Raises DataError or OSError.
+    """A folder, an uncompressed tar, an npz pack or a `.bin` set. Raises DataError or OSError.
 
     leave_out: the name of a boolean mask in an npz pack; pictures it marks are not part of the set.
     """
@@ -110,19 +110,24 @@ def _folder(folder: Path) -> Images:
 
 
 def _tar(file: Path) -> Images:
-    archive = tarfile.open(file)  # noqa: SIM115 - stays open as long as its pictures are read
+    """Only the index is read here; a picture is read from its place in the file."""
 
-    def reader(member: tarfile.TarInfo) -> Callable[[], bytes]:
+    def reader(place: int, size: int) -> Callable[[], bytes]:
         def read() -> bytes:
-            opened = archive.extractfile(member)
-            if opened is None:
-                raise DataError(f"{member.name} cannot be read from {file}")
-            return opened.read()
+            with file.open("rb") as stream:
+                stream.seek(place)
+                return stream.read(size)
 
         return read
 
-    members = [m for m in archive if m.isfile() and PurePosixPath(m.name).suffix.lower() in PICTURES]
-    return _named([(without_extension(m.name.removeprefix("./")), reader(m)) for m in members], file)
+    try:
+        with tarfile.open(file, "r:") as archive:
+            members = [m for m in archive if m.isreg() and PurePosixPath(m.name).suffix.lower() in PICTURES]
+    except tarfile.ReadError as error:
+        raise DataError(f"{file} is not an uncompressed tar") from error
+    return _named(
+        [(without_extension(m.name.removeprefix("./")), reader(m.offset_data, m.size)) for m in members], file
+    )
 
 
 def _pack(file: Path, leave_out: str | None) -> Images:

@@ -169,7 +169,7 @@ def page(results: Sequence[Row], picture: str | None) -> str:
     parts = [
         "# Attacks on ourselves",
         "Written by `python -m recognition.evaluation report` from result files; docs/evaluation.md has the"
-        " commands. SSIM and PSNR are against the crop that was attacked; *accepted* is the share of recovered"
+        " commands. SSIM and PSNR are against the crop attacked; *accepted* is the share of recovered"
         " pictures that a recogniser we did not train calls the same person as that crop. A recovery is worth"
         " what it has above the row *mean colour alone*, which is what the attackers are given.",
     ]

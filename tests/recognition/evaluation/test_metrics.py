@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from skimage.data import astronaut
@@ -15,6 +15,9 @@ from recognition.evaluation import metrics
 
 # Few distinct values, so that ties are common: that is where thresholds go wrong.
 SCORES = st.lists(st.integers(-6, 6).map(lambda n: n / 4), min_size=1, max_size=30)
+
+# The machine may be busy: only the answer is tested here, not how long it takes.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def picture(size: int = 64) -> np.ndarray:
@@ -34,6 +37,7 @@ def test_wilson_refuses_more_successes_than_trials() -> None:
             metrics.wilson(successes, trials)
 
 
+@PATIENT
 @given(scores=SCORES, seed=st.integers(0, 1000))
 def test_no_threshold_classifies_better_than_the_best_threshold(scores: list[float], seed: int) -> None:
     same = np.random.default_rng(seed).random(len(scores)) < 0.5
@@ -58,6 +62,7 @@ def test_one_fold_alone_has_no_accuracy() -> None:
         metrics.fold_accuracy([0.1, 0.9], [False, True], [0, 0])
 
 
+@PATIENT
 @given(scores=SCORES, rate=st.floats(0, 1))
 def test_the_threshold_at_a_rate_keeps_it_and_no_lower_one_does(scores: list[float], rate: float) -> None:
     s = np.array(scores)
@@ -97,6 +102,7 @@ def test_the_bootstrap_covers_the_true_rate_and_narrows_with_trials() -> None:
     assert many.high - many.low < few.high - few.low
 
 
+@PATIENT
 @given(genuine=SCORES, impostor=SCORES)
 def test_auc_is_the_area_under_the_roc_and_the_mann_whitney_statistic(
     genuine: list[float], impostor: list[float]
@@ -123,6 +129,7 @@ def test_a_search_that_ranks_another_level_with_the_mate_is_a_miss() -> None:
     assert metrics.identification_misses([0.7], [0.7], 0.5) == 1
 
 
+@PATIENT
 @given(fpir=st.floats(1e-6, 0.5), gallery=st.integers(1, 100_000))
 def test_fmr_for_fpir_inverts_fpir_of_gallery(fpir: float, gallery: int) -> None:
     assert metrics.fpir_of_gallery(metrics.fmr_for_fpir(fpir, gallery), gallery) == pytest.approx(
@@ -130,7 +137,7 @@ def test_fmr_for_fpir_inverts_fpir_of_gallery(fpir: float, gallery: int) -> None
     )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10_000), strength=st.sampled_from([1.0, 20.0, 200.0]))
 def test_ssim_and_psnr_agree_with_scikit_image(seed: int, strength: float) -> None:
     reference = picture()
