@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from drf_spectacular.utils import OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_serializer
 from rest_framework import serializers, status
 from rest_framework.exceptions import APIException
 from rest_framework.permissions import BasePermission
@@ -42,7 +42,7 @@ class Nobody(BasePermission):
 class AuditView(APIView):
     authentication_classes = ()
     permission_classes = (Nobody,)
-    metadata_class = None  # type: ignore[assignment]
+    metadata_class = None
     scopes: ClassVar[dict[str, str]] = {"GET": "audit:read"}
 
 
@@ -83,6 +83,7 @@ class EntriesView(AuditView):
         )
         limit = serializers.IntegerField(required=False, min_value=1, max_value=MAX_LIMIT, default=100)
 
+    @extend_schema_serializer(component_name="AuditEntries")
     class Answer(serializers.Serializer[Any]):
         entries = EntrySerializer(many=True)
         next_after = serializers.IntegerField(
@@ -135,6 +136,7 @@ class ProofsView(AuditView):
                 raise serializers.ValidationError("ask with index, or with first (and second)")
             return attrs
 
+    @extend_schema_serializer(component_name="AuditProof")
     class Answer(serializers.Serializer[Any]):
         path = serializers.ListField(child=serializers.CharField(), help_text="Hashes, hex.")
         checkpoint = serializers.CharField(help_text="Signed note under which the proof holds.")

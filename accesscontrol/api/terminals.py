@@ -127,7 +127,7 @@ class TerminalSelfSerializer(serializers.Serializer[Any]):
     max_payload_bytes = serializers.IntegerField()
 
 
-class AnswerSerializer(serializers.Serializer[Any]):
+class DecisionSerializer(serializers.Serializer[Any]):
     attempt_id = serializers.UUIDField()
     granted = serializers.BooleanField()
     reason = serializers.ChoiceField(choices=[reason.value for reason in Reason])
@@ -146,6 +146,21 @@ class PendingSerializer(serializers.Serializer[Any]):
     nonce = serializers.CharField()
 
 
+class PairingInput(serializers.Serializer[Any]):
+    code = serializers.CharField(max_length=40, trim_whitespace=True)
+    public_key = PublicKeyField(max_length=64, help_text="Base64 of the 32 bytes of an Ed25519 public key.")
+    software = serializers.CharField(max_length=100, required=False, default="", allow_blank=True)
+
+
+class KeyInput(serializers.Serializer[Any]):
+    public_key = PublicKeyField(max_length=64)
+
+
+class KeyOutput(serializers.Serializer[Any]):
+    key_id = serializers.CharField()
+    previous_key_until = serializers.DateTimeField(allow_null=True)
+
+
 class CaptureBytes(BaseParser):
     """Raw bytes. The body was read to verify its digest; this only says which content type is a capture's."""
 
@@ -162,18 +177,11 @@ class PairView(AccessView):
     permission_classes = (AllowAny,)
     throttle_classes = (PairingRate,)
 
-    class Input(serializers.Serializer[Any]):
-        code = serializers.CharField(max_length=40, trim_whitespace=True)
-        public_key = PublicKeyField(
-            max_length=64, help_text="Base64 of the 32 bytes of an Ed25519 public key."
-        )
-        software = serializers.CharField(max_length=100, required=False, default="", allow_blank=True)
-
     @extend_schema(
         operation_id="terminals_pair",
         summary="Pair a terminal",
         description="Spends an administrator's one-time code. Pin `server_keys`: they sign the replies.",
-        request=Input,
+        request=PairingInput,
         responses={
             201: TerminalSelfSerializer,
             400: refusal(400, "Bad Request", "invalid", "Some fields are not valid."),
@@ -196,7 +204,7 @@ class PairView(AccessView):
         auth=[],
     )
     def post(self, request: Request) -> Response:
-        terminal = services.pair_terminal(**valid(self.Input, request.data), at=timezone.now())
+        terminal = services.pair_terminal(**valid(PairingInput, request.data), at=timezone.now())
         terminal = Terminal.objects.select_related("door__site").get(pk=terminal.pk)
         return Response(describe_terminal(terminal, at=timezone.now()), status=201)
 
@@ -220,20 +228,13 @@ class TerminalMeView(TerminalView):
 class TerminalKeyView(TerminalView):
     """A terminal changes its key."""
 
-    class Input(serializers.Serializer[Any]):
-        public_key = PublicKeyField(max_length=64)
-
-    class Output(serializers.Serializer[Any]):
-        key_id = serializers.CharField()
-        previous_key_until = serializers.DateTimeField(allow_null=True)
-
     @extend_schema(
         operation_id="terminals_me_key",
         summary="Roll the key",
         description="Signed with the present key, which works for ten more minutes: the answer may be lost.",
-        request=Input,
+        request=KeyInput,
         responses={
-            200: Output,
+            200: KeyOutput,
             409: refusal(409, "Conflict", "key_taken", "this key belongs to a terminal already"),
         },
         examples=[
@@ -244,7 +245,7 @@ class TerminalKeyView(TerminalView):
         ],
     )
     def post(self, request: Request) -> Response:
-        given = valid(self.Input, request.data)
+        given = valid(KeyInput, request.data)
         terminal = services.roll_terminal_key(terminal=request.auth, at=timezone.now(), **given)
         return Response({"key_id": terminal.key_id, "previous_key_until": terminal.previous_key_until})
 
@@ -297,7 +298,8 @@ class AttemptsView(AccessView):
 
     @property
     def _kind(self) -> type[AccessView]:
-        return IntegratorView if self.request.method == "GET" else TerminalView
+        """While a description is written there is no request yet; the stricter kind answers then."""
+        return IntegratorView if getattr(self.request, "method", "") == "GET" else TerminalView
 
     def get_authenticators(self) -> list[BaseAuthentication]:
         return [kind() for kind in self._kind.authentication_classes]
@@ -345,7 +347,7 @@ class AttemptsView(AccessView):
         "is signed by a server key over the request's nonce and expires in seconds: open on nothing else.",
         request={CONTENT_TYPE: OpenApiTypes.BINARY},
         responses={
-            200: AnswerSerializer,
+            200: DecisionSerializer,
             202: PendingSerializer,
             401: refusal(401, "Unauthorized", "nonce_replayed", "this request was sent before"),
             413: refusal(413, "Content Too Large", "oversized", "a capture has at most 300000 bytes"),
@@ -384,7 +386,7 @@ class AttemptView(TerminalView):
         summary="What became of my attempt",
         description="After the deadline an attempt is never granted.",
         responses={
-            200: AnswerSerializer,
+            200: DecisionSerializer,
             202: PendingSerializer,
             404: refusal(404, "Not Found", "not_found", "Nothing."),
         },
