@@ -11,7 +11,6 @@ from django.forms import ModelForm
 
 from audit.services import record
 
-
 #: Fields about a person who uses these pages; the log keeps them so that they can be forgotten.
 PERSONAL_FIELDS = frozenset({"first_name", "last_name", "email"})
 
@@ -21,10 +20,14 @@ def save_configuration(*, form: ModelForm[Any], noun: str, actor: str, at: datet
     kind = f"{noun}.created" if form.instance._state.adding else f"{noun}.changed"
     with transaction.atomic():
         thing = form.save()
-        changed = {name: _plain(form.cleaned_data[name]) for name in form.changed_data if name in form.cleaned_data}
+        changed = {
+            name: _plain(form.cleaned_data[name]) for name in form.changed_data if name in form.cleaned_data
+        }
         personal = {name: changed.pop(name) for name in PERSONAL_FIELDS & changed.keys()}
         details = {"name": str(thing), "values": changed}
-        record(kind=kind, actor=actor, at=at, subject=f"{noun}:{thing.pk}", details=details, personal=personal)
+        record(
+            kind=kind, actor=actor, at=at, subject=f"{noun}:{thing.pk}", details=details, personal=personal
+        )
     return thing
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime, time, timedelta
 from typing import Any
 
 from django.contrib import messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -38,6 +40,8 @@ def dashboard(request: HttpRequest) -> HttpResponse:
             "attempts": newest_attempts(SHOWN),
             "alarms": Alarm.objects.filter(acknowledged_at=None).select_related("door", "terminal")[:8],
         }
+    elif "part" in request.GET:
+        raise PermissionDenied
     if request.GET.get("part") == "live":
         return render(request, "dashboard/_live.html", context)
     if allows("people", request.user):
@@ -71,7 +75,8 @@ def _filtered(rows: QuerySet[AccessAttempt], asked: dict[str, Any]) -> QuerySet[
     if asked.get("reason"):
         rows = rows.filter(reason=asked["reason"])
     if asked.get("day"):
-        rows = rows.filter(received_at__date=asked["day"])
+        midnight = timezone.make_aware(datetime.combine(asked["day"], time.min))
+        rows = rows.filter(received_at__gte=midnight, received_at__lt=midnight + timedelta(days=1))
     return rows
 
 

@@ -49,6 +49,17 @@ def address(name: str, building) -> str:
 OWN_PAGES = sorted(name for name, _ in every_page() if ":" not in name)
 #: What these answer is decided by more than a role, or is no page.
 NO_GET = {"events"}
+#: What changes something by one click, and so never by a GET.
+POST_ONLY = {
+    "sign_out",
+    "alarm_acknowledge",
+    "enrollment_complete",
+    "enrollment_cancel",
+    "group_member_add",
+    "group_member_remove",
+    "person_group_add",
+    "time_zone",
+}
 
 
 def test_every_page_of_the_server_is_in_the_role_table_so_that_somebody_decided_on_it():

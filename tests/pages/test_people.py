@@ -1,0 +1,277 @@
+"""People at the desk: list, data, consent, enrollment, withdrawal, erasure."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+from django.urls import reverse
+from django.utils import timezone
+
+from accesscontrol.models import AccessGroup, Terminal
+from audit.models import Entry
+from enrollment.consent_texts import CONSENT_TEXTS
+from enrollment.models import Consent, Enrollment, ErasureCertificate, Person
+from enrollment.services import begin_enrollment, record_consent, register_person
+
+
+@pytest.fixture
+def desk(building, signed_in):
+    return signed_in("enroller")
+
+
+def begin(person: Person, **more) -> Enrollment:
+    return begin_enrollment(person=person, actor="desk", at=timezone.now(), **more)
+
+
+def test_an_empty_list_teaches_what_comes_first(signed_in):
+    html = signed_in("enroller").get(reverse("people")).content.decode()
+    assert "Nobody here yet" in html
+    assert reverse("person_create") in html
+
+
+def test_the_list_finds_by_words_kind_and_status(desk, building):
+    def names(**query):
+        return [person.full_name for person in desk.get(reverse("people"), query).context["page"]]
+
+    assert names() == ["Alice Example", "Bob Example"]
+    assert names(q="exam ali") == ["Alice Example"]
+    assert names(status="enrolled") == ["Alice Example"]
+    assert names(status="no_consent") == ["Bob Example"]
+    assert names(kind="visitor") == []
+    assert names(status="nonsense") == ["Alice Example", "Bob Example"]
+
+
+def test_the_list_pages_and_keeps_the_search_in_its_links(desk):
+    Person.objects.bulk_create(Person(full_name=f"Carla {number:03}") for number in range(60))
+    page = desk.get(reverse("people"), {"q": "carla"})
+    assert len(page.context["page"]) == 50
+    assert "q=carla&amp;page=2" in page.content.decode()
+    assert len(desk.get(reverse("people"), {"q": "carla", "page": "2"}).context["page"]) == 10
+
+
+def test_the_list_asks_the_database_equally_often_however_long_it_is(desk, django_assert_max_num_queries):
+    Person.objects.bulk_create(Person(full_name=f"Carla {number:03}") for number in range(40))
+    with django_assert_max_num_queries(12):
+        desk.get(reverse("people"))
+
+
+def test_a_person_is_added_and_the_next_step_is_named(desk):
+    answer = desk.post(
+        reverse("person_create"), {"full_name": "  Carla   Example ", "kind": "visitor"}, follow=True
+    )
+    person = Person.objects.get(full_name="Carla Example")
+    assert answer.redirect_chain[-1][0] == reverse("person", args=[person.pk])
+    assert "Record consent" in answer.content.decode()
+    assert Entry.objects.filter(kind="person.registered", actor="enroller").exists()
+
+
+def test_a_bad_form_keeps_what_was_typed_and_points_to_the_field(desk):
+    answer = desk.post(
+        reverse("person_create"),
+        {"full_name": "", "kind": "visitor", "email": "no address", "external_id": "H-7"},
+    )
+    html = answer.content.decode()
+    assert answer.status_code == 422
+    assert "Nothing was saved." in html
+    assert 'value="no address"' in html
+    assert 'value="H-7"' in html
+    assert html.count('aria-invalid="true"') == 2
+    assert 'aria-describedby="id_full_name_error"' in html
+    assert not Person.objects.filter(external_id="H-7").exists()
+
+
+def test_a_number_that_somebody_else_has_is_said_at_its_field(desk, building):
+    Person.objects.filter(pk=building.bob.pk).update(external_id="H-1")
+    answer = desk.post(
+        reverse("person_create"), {"full_name": "Carla", "kind": "visitor", "external_id": "H-1"}
+    )
+    assert "external_id" in answer.context["form"].errors
+
+
+def test_an_end_before_the_beginning_is_refused(desk):
+    answer = desk.post(
+        reverse("person_create"),
+        {
+            "full_name": "Carla",
+            "kind": "visitor",
+            "valid_from": "2026-12-02T08:00",
+            "valid_until": "2026-12-01T08:00",
+        },
+    )
+    assert "The end must be later" in answer.content.decode()
+
+
+def test_a_typed_hour_is_read_in_the_zone_of_the_site(desk, building):
+    desk.post(
+        reverse("person_create"), {"full_name": "Carla", "kind": "visitor", "valid_until": "2099-07-01T12:00"}
+    )
+    assert Person.objects.get(full_name="Carla").valid_until.isoformat() == "2099-07-01T10:00:00+00:00"
+
+
+def test_a_person_is_edited_and_only_what_changed_is_written(desk, building):
+    edit = reverse("person_edit", args=[building.bob.pk])
+    form = desk.get(edit).context["form"]
+    data = {name: form[name].value() or "" for name in form.fields}
+    data |= {"full_name": "Robert Example", "is_active": "on"}
+    data["valid_from"] = timezone.localtime(building.bob.valid_from).strftime("%Y-%m-%dT%H:%M")
+    assert desk.post(edit, data).status_code == 302
+    building.bob.refresh_from_db()
+    assert building.bob.full_name == "Robert Example"
+
+
+def test_the_profile_shows_who_why_and_when(administrator, building):
+    html = administrator.get(reverse("person", args=[building.alice.pk])).content.decode()
+    for words in (
+        "Alice Example",
+        "Staff",
+        "Signed on paper",
+        "tiny",
+        "0.90",
+        "Front door",
+        "let in",
+        "<time datetime=",
+    ):
+        assert words in html, words
+
+
+def test_consent_is_recorded_in_the_very_words_that_were_shown(desk, building):
+    german = next(text for text in CONSENT_TEXTS if text.language == "de")
+    page = reverse("consent_create", args=[building.bob.pk])
+    assert 'lang="de"' in desk.get(page, {"language": "de"}).content.decode()
+    desk.post(page, {"language": "de", "method": "signed", "agreed": "on", "text": "something else"})
+    consent = Consent.objects.get(person=building.bob)
+    assert (consent.text, consent.version, consent.language) == (german.text, german.version, "de")
+    assert consent.recorded_by == "enroller"
+
+
+def test_without_the_tick_no_consent_is_recorded(desk, building):
+    page = reverse("consent_create", args=[building.bob.pk])
+    answer = desk.post(page, {"language": "en", "method": "spoken"})
+    assert answer.status_code == 422
+    assert "Nothing was recorded" in answer.content.decode()
+    assert not Consent.objects.filter(person=building.bob).exists()
+
+
+def test_withdrawing_asks_first_and_then_destroys_the_templates(desk, building):
+    page = reverse("consent_withdraw", args=[building.alice.pk])
+    assert "cannot be undone" in desk.get(page).content.decode()
+    assert building.alice.is_enrolled()
+    desk.post(page)
+    assert not building.alice.is_enrolled()
+    assert not building.alice.has_consent()
+
+
+def test_erasing_wants_the_name_typed_and_ends_with_a_certificate(administrator, building):
+    page = reverse("person_erase", args=[building.alice.pk])
+    wrong = administrator.post(page, {"name": "Bob Example"})
+    assert wrong.status_code == 422
+    assert Person.objects.filter(pk=building.alice.pk).exists()
+    done = administrator.post(page, {"name": "alice  example"}, follow=True)
+    assert not Person.objects.filter(pk=building.alice.pk).exists()
+    assert "Alice" not in done.content.decode()
+    stored = ErasureCertificate.objects.get(pk=building.alice.pk).certificate
+    file = administrator.get(reverse("erasure_certificate", args=[building.alice.pk]), {"download": ""})
+    assert json.loads(file.content) == stored
+    assert "attachment" in file["Content-Disposition"]
+
+
+def test_an_enroller_does_not_erase(desk, building):
+    assert (
+        desk.post(reverse("person_erase", args=[building.alice.pk]), {"name": "Alice Example"}).status_code
+        == 403
+    )
+    assert Person.objects.filter(pk=building.alice.pk).exists()
+
+
+def test_without_a_terminal_the_page_says_what_to_do(desk, building):
+    Terminal.objects.update(state=Terminal.State.REVOKED)
+    html = desk.get(reverse("enrollment_begin", args=[building.alice.pk])).content.decode()
+    assert "No terminal can do this yet" in html
+
+
+def test_an_enrollment_begins_at_the_chosen_terminal(desk, building):
+    answer = desk.post(
+        reverse("enrollment_begin", args=[building.alice.pk]),
+        {"terminal": building.terminal.pk, "captures_wanted": 3},
+    )
+    enrollment = Enrollment.objects.get(person=building.alice, state=Enrollment.State.OPEN)
+    assert answer["Location"] == reverse("enrollment", args=[enrollment.pk])
+    assert enrollment.terminal_id == building.terminal.pk
+    assert enrollment.started_by == "enroller"
+
+
+def test_without_consent_the_service_refuses_and_the_page_says_so(desk, building):
+    answer = desk.post(
+        reverse("enrollment_begin", args=[building.bob.pk]),
+        {"terminal": building.terminal.pk, "captures_wanted": 3},
+    )
+    assert answer.status_code == 422
+    assert "consent" in answer.content.decode()
+    assert not Enrollment.objects.filter(person=building.bob).exists()
+
+
+def test_progress_shows_accepted_captures_and_the_advice(desk, building):
+    enrollment = begin(building.alice, terminal_id=building.terminal.pk)
+    page = reverse("enrollment_progress", args=[enrollment.pk])
+    assert "Waiting for the terminal" in desk.get(page).content.decode()
+    Enrollment.objects.filter(pk=enrollment.pk).update(
+        captures_accepted=2, captures_received=2, last_reason="capture_accepted"
+    )
+    html = desk.get(page).content.decode()
+    assert "2 of 3 captures accepted" in html
+    assert "Hold still" in html
+    assert "data-hx-trigger" in html
+
+
+def test_a_duplicate_is_shown_by_name_and_a_person_decides(desk, building):
+    record_consent(
+        person=building.bob, text="x", version="1", method="signed", actor="desk", at=timezone.now()
+    )
+    enrollment = begin(building.bob)
+    Enrollment.objects.filter(pk=enrollment.pk).update(
+        state=Enrollment.State.DUPLICATE_FOUND, duplicate_of=building.alice, duplicate_score=0.8
+    )
+    html = desk.get(reverse("enrollment", args=[enrollment.pk])).content.decode()
+    assert "This face is known already" in html
+    assert "Alice Example" in html
+    desk.post(reverse("enrollment_cancel", args=[enrollment.pk]))
+    enrollment.refresh_from_db()
+    assert enrollment.state == Enrollment.State.CANCELLED
+    assert "data-hx-trigger" not in desk.get(reverse("enrollment", args=[enrollment.pk])).content.decode()
+
+
+def test_an_enrollment_that_cannot_be_completed_says_why(desk, building):
+    enrollment = begin(building.alice)
+    answer = desk.post(reverse("enrollment_complete", args=[enrollment.pk]), follow=True)
+    assert 'class="message error"' in answer.content.decode()
+
+
+def test_a_name_with_markup_is_shown_as_text(administrator, building):
+    person = register_person(full_name="<b>Eve</b>", actor="test", at=timezone.now() - timedelta(hours=1))
+    for page in (
+        reverse("people"),
+        reverse("person", args=[person.pk]),
+        reverse("person_erase", args=[person.pk]),
+    ):
+        html = administrator.get(page).content.decode()
+        assert "<b>Eve" not in html
+        assert "&lt;b&gt;Eve" in html
+
+
+def test_a_group_is_given_on_the_profile_and_taken_back_with_an_audit_entry_each(desk, building):
+    group = AccessGroup.objects.create(name="Cleaning")
+    desk.post(reverse("person_group_add", args=[building.bob.pk]), {"group": group.pk})
+    desk.post(reverse("person_group_add", args=[building.bob.pk]), {"group": group.pk})
+    assert list(group.members.all()) == [building.bob]
+    assert Entry.objects.filter(kind="group.member_added").count() == 1
+    answer = desk.post(reverse("group_member_remove", args=[group.pk, building.bob.pk]), {"back": "person"})
+    assert answer["Location"] == reverse("person", args=[building.bob.pk])
+    assert not group.members.exists()
+    assert Entry.objects.filter(kind="group.member_removed").count() == 1
+
+
+def test_choosing_no_group_is_answered_with_advice(desk, building):
+    answer = desk.post(reverse("person_group_add", args=[building.bob.pk]), {"group": "x"}, follow=True)
+    assert "Choose a group" in answer.content.decode()
