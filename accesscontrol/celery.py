@@ -83,7 +83,7 @@ def _tasks() -> dict[str, Any]:
 @cache
 def _import_tasks() -> dict[str, Any]:
     app.loader.import_default_modules()
-    return app.tasks  # type: ignore[no-any-return]
+    return app.tasks
 
 
 def wait_for_embedded_tasks(timeout_s: float = 30.0) -> None:

@@ -47,6 +47,6 @@ def exposition() -> bytes:
     """All numbers of this process, or of all web processes where PROMETHEUS_MULTIPROC_DIR is shared."""
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
     return generate_latest(REGISTRY)
