@@ -39,6 +39,10 @@ SUPPRESSION_IOU = 0.3
 MESH_SIDE = 192  # pixels
 MESH_MARGIN = 1.5  # of the detected box, as MediaPipe's face landmark graph
 MESH_THRESHOLD = 0.5  # of the mesh network's own belief that it looks at a face
+SMALL = (
+    0.15  # of the frame's longer side: below it the detector's box is a few pixels of its input, too coarse
+)
+SECOND_LOOK = 4.0  # sides of that box: the square looked at again
 TILE = 720  # pixels: a face of 60 px is still seen by the full-range network in a square of this side
 YUNET_THRESHOLD = 0.7
 YUNET_LARGEST_SIDE = 640  # pixels: YuNet's training scale; larger frames are shrunk to it first
@@ -137,8 +141,25 @@ class _MediaPipe:
                     found.append(_Candidate(box, candidate.keypoints + corner, candidate.score))
         return _suppress(found)
 
+    def _second_look(self, frame: Frame, candidate: _Candidate) -> _Candidate:
+        """A small face again from nearby, for a box and a slant that the mesh can start from."""
+        side = float(candidate.box[2:].max())
+        if side >= SMALL * max(frame.shape[:2]):
+            return candidate
+        centre = candidate.box[:2] + candidate.box[2:] / 2
+        low = np.maximum(centre - SECOND_LOOK / 2 * side, 0).astype(int)
+        high = np.ceil(centre + SECOND_LOOK / 2 * side).astype(int)
+        near = self._full_range.find(np.ascontiguousarray(frame[low[1] : high[1], low[0] : high[0]]))
+        corner = low.astype(np.float64)
+        for other in near:
+            box = other.box + np.concatenate([corner, np.zeros(2)])
+            if _iou(box, candidate.box) > SUPPRESSION_IOU:
+                return _Candidate(box, other.keypoints + corner, candidate.score)
+        return candidate
+
     def _with_points(self, frame: Frame, candidate: _Candidate) -> Face | None:
         """Read the mesh on the face; None where the mesh network sees none."""
+        candidate = self._second_look(frame, candidate)
         eyes = candidate.keypoints[:2]
         centre = candidate.box[:2] + candidate.box[2:] / 2
         side = float(candidate.box[2:].max()) * MESH_MARGIN
