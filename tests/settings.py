@@ -40,3 +40,5 @@ LOGGING["root"]["level"] = "WARNING"  # type: ignore[index]
 # WhiteNoise warns about a folder of static files that is not there, and warnings are errors here.
 STATIC_ROOT = _data_dir / "staticfiles"
 STATIC_ROOT.mkdir(exist_ok=True)
+# Threads of tests give their connection back at once: one kept open would keep the test database from being dropped.
+DATABASES["default"]["CONN_MAX_AGE"] = 0
