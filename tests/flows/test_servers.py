@@ -101,6 +101,13 @@ def test_a_stranger_sets_up_signs_in_with_the_printed_password_and_watches_live_
     ):
         until(lambda: browser.get("/readyz").status_code == 200, server, log)
         assert browser.get("/static/lintel/lintel.css").headers["content-type"].startswith("text/css")
+        second = subprocess.run(
+            [sys.executable, "manage.py", "serve", "--port", str(port)],
+            cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=START_TIMEOUT_S,
+        )  # fmt: skip
+        assert second.returncode != 0
+        assert "Cannot listen" in second.stderr
+        assert "is open at" not in second.stdout
         assert browser.get("/").headers["location"] == "/sign-in/?next=/"
 
         browser.get("/sign-in/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from argparse import ArgumentParser
 from typing import Any
@@ -33,6 +34,7 @@ class Command(BaseCommand):
             raise CommandError("In production gunicorn serves accesscontrol.wsgi: see deploy/.")
         if settings.LINTEL_SECRETS_ARE_EPHEMERAL:
             raise CommandError("There are no secrets yet: run `make run`, or generate_secrets and set_up.")
+        _require_free(host, port)
         if not quiet:
             _banner(f"http://{host}:{port}")
         Embedded(f"{host}:{port}").run()
@@ -64,6 +66,18 @@ class Embedded(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def load(self) -> Any:
         return get_wsgi_application()
+
+
+def _require_free(host: str, port: int) -> None:
+    """Says so in words when somebody else listens there, instead of a banner for a door that does not open."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as problem:
+            raise CommandError(
+                f"Cannot listen on {host}:{port} ({problem.strerror}). Try `make run PORT=8001`."
+            ) from None
 
 
 def _worker_started(worker: Any) -> None:
