@@ -62,7 +62,7 @@ class EntrySerializer(serializers.Serializer[Any]):
 
 class CheckpointSerializer(serializers.Serializer[Any]):
     size = serializers.IntegerField()
-    root = serializers.CharField(help_text="Hex.")
+    root = serializers.CharField(help_text="Hex.")  # type: ignore[assignment]  # a field, not the property
     note = serializers.CharField(help_text="Signed note, C2SP tlog-checkpoint.")
 
 

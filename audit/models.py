@@ -54,12 +54,12 @@ class Entry(models.Model):
     @property
     def details(self) -> dict[str, Any]:
         """What everybody who reads the log may know."""
-        return json.loads(self.details_json)  # type: ignore[no-any-return]
+        return json.loads(self.details_json)
 
     @property
     def commitments(self) -> dict[str, str]:
         """Personal field -> hex commitment. The value is a `PersonalField`, until it is erased."""
-        return json.loads(self.commitments_json)  # type: ignore[no-any-return]
+        return json.loads(self.commitments_json)
 
     @property
     def leaf(self) -> bytes:

@@ -211,10 +211,9 @@ def shift(first: int, by: int) -> None:
 
 
 def copy(source: int, target: int) -> None:
-    columns = "at, kind, actor, subject, details, commitments, hashes, root"
-    run(
-        f'INSERT INTO audit_entry ("index", {columns}) SELECT {target}, {columns} FROM audit_entry WHERE "index" = {source}'
-    )
+    entry = Entry.objects.get(index=source)
+    entry.index = target
+    entry.save(force_insert=True)
 
 
 def swap(one: int, other: int) -> None:
