@@ -102,6 +102,13 @@ class DoorForm(forms.ModelForm[Door]):
         labels = {"is_active": "Switched on", "zone": "Zone behind the door"}
         help_texts = {"is_active": "A door that is switched off opens for nobody."}
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.fields["site"].empty_label = "choose a site"  # type: ignore[attr-defined]
+        self.fields["zone"].empty_label = "none: it leads out"  # type: ignore[attr-defined]
+        self.fields["zone"].queryset = Zone.objects.select_related("site")  # type: ignore[attr-defined]
+        self.fields["zone"].label_from_instance = lambda zone: f"{zone.name} ({zone.site.name})"  # type: ignore[attr-defined]
+
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
         site, zone = data.get("site"), data.get("zone")
@@ -118,6 +125,13 @@ class TerminalForm(forms.ModelForm[Terminal]):
         fields = ("name", "role", "door")
         labels = {"role": "Where it stands", "door": "Door it opens"}
         help_texts = {"door": "A desk terminal needs none; a door terminal needs one."}
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        doors = self.fields["door"]
+        doors.empty_label = "none"  # type: ignore[attr-defined]
+        doors.queryset = Door.objects.select_related("site").order_by("site__name", "name")  # type: ignore[attr-defined]
+        doors.label_from_instance = lambda door: f"{door.name} ({door.site.name})"  # type: ignore[attr-defined]
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
@@ -260,6 +274,10 @@ class RuleForm(forms.ModelForm[AccessRule]):
         super().__init__(*arguments, **named)
         self.fields["schedule"].empty_label = "always"  # type: ignore[attr-defined]
         self.fields["group"].empty_label = "choose a group"  # type: ignore[attr-defined]
+        self.fields["doors"].required = True
+        self.fields["doors"].error_messages["required"] = (
+            "Choose at least one door, or the rule opens nothing."
+        )
         self.fields["doors"].queryset = Door.objects.select_related("site").order_by("site__name", "name")  # type: ignore[attr-defined]
         self.fields["doors"].label_from_instance = lambda door: f"{door.name} ({door.site.name})"  # type: ignore[attr-defined]
 

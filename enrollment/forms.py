@@ -72,7 +72,6 @@ class EraseForm(forms.Form):
 
     name = forms.CharField(
         label="Type the person's full name to confirm",
-        required=False,
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )
 

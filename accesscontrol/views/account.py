@@ -20,6 +20,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
@@ -140,7 +141,13 @@ def password_change(request: HttpRequest) -> HttpResponse:
         update_session_auth_hash(request, form.user)
         messages.success(request, "Your password is changed. Other sessions of yours are signed out.")
         return redirect("account")
-    return render(request, "account/password.html", {"form": form}, status=422 if form.is_bound else 200)
+    context = {
+        "form": form,
+        "title": "Change password",
+        "back": reverse("account"),
+        "back_label": "Your account",
+    }
+    return render(request, "form.html", context, status=422 if form.is_bound else 200)
 
 
 @never_cache

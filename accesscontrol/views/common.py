@@ -16,6 +16,8 @@ from django.utils import timezone
 from accesscontrol.configuration import delete_configuration, save_configuration
 
 PAGE_SIZE = 50
+#: Where the form of a noun leads back to, where that is a list.
+BACK_LABELS = {"rule": "Rules", "schedule": "Schedules", "user": "Users"}
 
 
 def actor_of(request: HttpRequest) -> str:
@@ -49,7 +51,13 @@ def edit(
         thing = save_configuration(form=form, noun=noun, actor=actor_of(request), at=timezone.now())
         messages.success(request, done.format(thing))
         return redirect(then(thing) if then else back)
-    context |= {"form": form, "title": title, "back": back}
+    context = {
+        "back_label": BACK_LABELS.get(noun, "Back"),
+        **context,
+        "form": form,
+        "title": title,
+        "back": back,
+    }
     return render(request, template, context, status=422 if form.is_bound else 200)
 
 

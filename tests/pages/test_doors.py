@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html as html_module
 import re
 from datetime import timedelta
 from zoneinfo import ZoneInfo
@@ -14,6 +15,7 @@ from accesscontrol.policy import Reason
 from accesscontrol.services import pair_terminal
 from accesscontrol.templatetags.lintel import TITLES
 from audit.models import Entry
+from terminal.__main__ import _parser as terminal_parser
 from tests.pages.support import make_attempt
 
 
@@ -173,8 +175,10 @@ def test_a_holiday_is_added_once_and_deleted_after_asking(administrator, buildin
 def test_a_terminal_is_added_and_its_code_pairs_a_device_once(administrator, building):
     answer = administrator.post(reverse("terminal_create"), {"name": "Desk", "role": "desk", "door": ""})
     html = answer.content.decode()
-    code = re.search(r"--code (\w+)", html)[1]
-    assert "python -m terminal pair" in html
+    command = html_module.unescape(re.search(r"python -m terminal (pair [^<]+)<", html)[1])
+    typed = terminal_parser().parse_args(command.split())
+    assert typed.server == "http://testserver"
+    code = typed.code
     assert "no-store" in answer["Cache-Control"]
     paired = pair_terminal(code=code, public_key=b"p" * 32, at=timezone.now())
     assert paired.name == "Desk"
