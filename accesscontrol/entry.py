@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from accesscontrol import policy
 from accesscontrol.models import AccessRule, Door
@@ -43,7 +44,7 @@ def who_may_enter(*, door: Door, at: datetime) -> list[Entry]:
     holidays = holidays_around(site=door.site, at=at)
     entries = []
     for person, person_rules in rules_of.items():
-        known = enrolled[person.pk]
+        known: Any = enrolled[person.pk]
         decision = policy.decide(
             policy.Facts(
                 deadline=at + timedelta(seconds=1),

@@ -37,6 +37,15 @@ def _zones() -> list[tuple[str, str]]:
     ]
 
 
+def _choice(form: forms.BaseForm, name: str) -> Any:
+    """A field whose choices are known only when the form is made."""
+    return form.fields[name]
+
+
+def _place(door: Door) -> str:
+    return f"{door.name} ({door.site.name})"
+
+
 class LocalMoment(forms.DateTimeField):
     """A date and time as the browser's own control writes it, read in the reader's time zone."""
 
@@ -69,7 +78,7 @@ class TimeZoneForm(forms.Form):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.fields["zone"].choices = [("", "the time zone of the site"), *_zones()]  # type: ignore[attr-defined]
+        _choice(self, "zone").choices = [("", "the time zone of the site"), *_zones()]
 
 
 class SiteForm(forms.ModelForm[Site]):
@@ -83,7 +92,7 @@ class SiteForm(forms.ModelForm[Site]):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.fields["timezone"].choices = _zones()  # type: ignore[attr-defined]
+        _choice(self, "timezone").choices = _zones()
         if not self.instance.pk:
             self.initial["timezone"] = timezone.get_current_timezone_name()
 
@@ -104,10 +113,10 @@ class DoorForm(forms.ModelForm[Door]):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.fields["site"].empty_label = "choose a site"  # type: ignore[attr-defined]
-        self.fields["zone"].empty_label = "none: it leads out"  # type: ignore[attr-defined]
-        self.fields["zone"].queryset = Zone.objects.select_related("site")  # type: ignore[attr-defined]
-        self.fields["zone"].label_from_instance = lambda zone: f"{zone.name} ({zone.site.name})"  # type: ignore[attr-defined]
+        _choice(self, "site").empty_label = "choose a site"
+        _choice(self, "zone").empty_label = "none: it leads out"
+        _choice(self, "zone").queryset = Zone.objects.select_related("site")
+        _choice(self, "zone").label_from_instance = lambda zone: f"{zone.name} ({zone.site.name})"
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
@@ -128,10 +137,10 @@ class TerminalForm(forms.ModelForm[Terminal]):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        doors = self.fields["door"]
-        doors.empty_label = "none"  # type: ignore[attr-defined]
-        doors.queryset = Door.objects.select_related("site").order_by("site__name", "name")  # type: ignore[attr-defined]
-        doors.label_from_instance = lambda door: f"{door.name} ({door.site.name})"  # type: ignore[attr-defined]
+        doors = _choice(self, "door")
+        doors.empty_label = "none"
+        doors.queryset = Door.objects.select_related("site").order_by("site__name", "name")
+        doors.label_from_instance = _place
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
@@ -272,14 +281,14 @@ class RuleForm(forms.ModelForm[AccessRule]):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.fields["schedule"].empty_label = "always"  # type: ignore[attr-defined]
-        self.fields["group"].empty_label = "choose a group"  # type: ignore[attr-defined]
+        _choice(self, "schedule").empty_label = "always"
+        _choice(self, "group").empty_label = "choose a group"
         self.fields["doors"].required = True
         self.fields["doors"].error_messages["required"] = (
             "Choose at least one door, or the rule opens nothing."
         )
-        self.fields["doors"].queryset = Door.objects.select_related("site").order_by("site__name", "name")  # type: ignore[attr-defined]
-        self.fields["doors"].label_from_instance = lambda door: f"{door.name} ({door.site.name})"  # type: ignore[attr-defined]
+        _choice(self, "doors").queryset = Door.objects.select_related("site").order_by("site__name", "name")
+        _choice(self, "doors").label_from_instance = _place
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
@@ -297,8 +306,8 @@ class EntryQuestionForm(forms.Form):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.fields["door"].queryset = Door.objects.select_related("site").order_by("site__name", "name")  # type: ignore[attr-defined]
-        self.fields["door"].label_from_instance = lambda door: f"{door.name} ({door.site.name})"  # type: ignore[attr-defined]
+        _choice(self, "door").queryset = Door.objects.select_related("site").order_by("site__name", "name")
+        _choice(self, "door").label_from_instance = _place
 
 
 class AttemptFilterForm(forms.Form):
@@ -315,7 +324,7 @@ class AttemptFilterForm(forms.Form):
 
     def __init__(self, *arguments: Any, reasons: list[tuple[str, str]], **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.fields["reason"].choices = [("", "any reason"), *reasons]  # type: ignore[attr-defined]
+        _choice(self, "reason").choices = [("", "any reason"), *reasons]
 
 
 class UserForm(forms.ModelForm[Any]):
@@ -355,7 +364,7 @@ class UserForm(forms.ModelForm[Any]):
         return data
 
     def _save_m2m(self) -> None:
-        super()._save_m2m()
+        super()._save_m2m()  # type: ignore[misc]  # the stubs leave it out
         self.instance.groups.set(
             [Group.objects.get_or_create(name=name)[0] for name in self.cleaned_data["roles"]]
         )
@@ -380,7 +389,7 @@ class TokenForm(forms.Form):
 
     def __init__(self, *arguments: Any, scopes: list[tuple[str, str]], **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.fields["scopes"].choices = scopes  # type: ignore[attr-defined]
+        _choice(self, "scopes").choices = scopes
 
 
 class EnrollmentForm(forms.Form):
@@ -398,10 +407,10 @@ class EnrollmentForm(forms.Form):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         working = Terminal.objects.filter(state=Terminal.State.ACTIVE).order_by("-role", "name")
-        field = self.fields["terminal"]
-        field.queryset = working  # type: ignore[attr-defined]
+        field = _choice(self, "terminal")
+        field.queryset = working
         field.label_from_instance = lambda terminal: (
             f"{terminal.name} ({terminal.get_role_display().lower()})"
-        )  # type: ignore[attr-defined]
+        )
         if working.count() == 1:
             self.initial["terminal"] = working[0].pk

@@ -132,7 +132,8 @@ def roles_of(user: Any) -> frozenset[Role]:
         known = {role.value for role in Role}
         held = {Role(name) for name in user.groups.values_list("name", flat=True) if name in known}
         user._lintel_roles = frozenset(held | ({Role.ADMINISTRATOR} if user.is_superuser else set()))
-    return user._lintel_roles  # type: ignore[no-any-return]
+    roles: frozenset[Role] = user._lintel_roles
+    return roles
 
 
 def roles_for(page: str) -> frozenset[Role]:

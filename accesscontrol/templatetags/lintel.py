@@ -64,7 +64,7 @@ def when(moment: datetime | None, empty: str = "never", brief: bool = False) -> 
 @register.filter
 def reason_words(code: str) -> str:
     """A reason code in a few words; an unknown code as it is, so that nothing is hidden."""
-    return TITLES.get(code, code.replace("_", " "))  # type: ignore[call-overload, no-any-return]
+    return TITLES[Reason(code)] if code in set(Reason) else code.replace("_", " ")
 
 
 @register.filter

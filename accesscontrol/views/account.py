@@ -16,7 +16,6 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import get_user_model, login, logout, update_session_auth_hash
 from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
-from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -78,7 +77,7 @@ def sign_in_code(request: HttpRequest) -> HttpResponse:
     if timezone.now().timestamp() - float(pending.get("at", 0)) > PENDING_SECONDS:
         request.session.pop(PENDING, None)
         return redirect(_with_next("/sign-in/", request))
-    user = get_user_model().objects.filter(pk=pending["user"], is_active=True).first()
+    user: Any = get_user_model().objects.filter(pk=pending["user"], is_active=True).first()
     if user is None:
         request.session.pop(PENDING, None)
         return redirect("sign_in")
@@ -246,7 +245,7 @@ def time_zone(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def _signed_in(request: HttpRequest, user: AbstractBaseUser) -> HttpResponse:
+def _signed_in(request: HttpRequest, user: Any) -> HttpResponse:
     destination = _next(request)
     login(request, user, backend=getattr(user, "backend", None))
     record(kind="user.signed_in", actor=_name(user), at=timezone.now())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -10,7 +11,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
 from accesscontrol.forms import EnrollmentForm
-from accesscontrol.models import AccessAttempt, AccessGroup
+from accesscontrol.models import AccessAttempt, AccessGroup, Terminal
 from accesscontrol.views.common import actor_of, sentence
 from enrollment.models import Enrollment, Person
 from enrollment.services import EnrollmentRefused, begin_enrollment
@@ -20,7 +21,7 @@ LAST_ATTEMPTS = 8
 
 @require_safe
 def person(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
-    found = get_object_or_404(Person.objects.with_status(), pk=person_id)
+    found: Any = get_object_or_404(Person.objects.with_status(), pk=person_id)
     found.expired_now = found.is_expired(timezone.now())
     groups = found.access_groups.order_by("name")
     context = {
@@ -57,5 +58,9 @@ def enrollment_begin(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse
         else:
             return redirect("enrollment", enrollment.pk)
     status = 422 if form.is_bound else 200
-    context = {"form": form, "person": found, "any_terminal": form.fields["terminal"].queryset.exists()}
+    context = {
+        "form": form,
+        "person": found,
+        "any_terminal": Terminal.objects.filter(state=Terminal.State.ACTIVE).exists(),
+    }
     return render(request, "people/enroll.html", context, status=status)

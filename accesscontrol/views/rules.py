@@ -89,9 +89,7 @@ def groups(request: HttpRequest) -> HttpResponse:
 def group(request: HttpRequest, group_id: int) -> HttpResponse:
     found = get_object_or_404(AccessGroup, pk=group_id)
     words = request.GET.get("add", "").strip()[:100]
-    candidates = []
-    if words:
-        candidates = Person.objects.matching(words).exclude(access_groups=found)[:20]
+    candidates = Person.objects.matching(words).exclude(access_groups=found)[:20] if words else []
     members = Person.objects.with_status().filter(access_groups=found)
     page = page_of(request, members)
     now = timezone.now()
