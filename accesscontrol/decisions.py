@@ -83,7 +83,10 @@ class RedisBell:
     def announce(self, attempt_id: uuid.UUID) -> None:
         key = f"{PREFIX}{attempt_id}"
         try:
-            self._redis.pipeline().lpush(key, b"1").expire(key, KEPT_S).execute()
+            call = self._redis.pipeline()
+            call.lpush(key, b"1")
+            call.expire(key, KEPT_S)
+            call.execute()
         except redis.RedisError as error:
             raise DecisionsUnavailableError from error
 

@@ -12,7 +12,7 @@ import redis
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.core.signals import got_request_exception
 from django.db import DatabaseError, InterfaceError, OperationalError
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
@@ -72,6 +72,8 @@ def problem_response(exc: Exception, context: Mapping[str, Any]) -> Response:
         return _problem(403, "not_allowed", "This is not allowed.")
     if isinstance(exc, RequestDataTooBig):
         return _problem(413, "oversized", "The request is larger than any honest one.")
+    if isinstance(exc, UnreadablePostError):
+        return _problem(400, "malformed_request", "The request broke off before its end.")
     if isinstance(exc, SuspiciousOperation):
         return _problem(400, "malformed_request", "The request cannot be understood.")
     if isinstance(exc, redis.RedisError):

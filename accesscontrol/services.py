@@ -15,7 +15,7 @@ import secrets
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
@@ -72,7 +72,7 @@ PERSON_REFUSALS = frozenset(
 TOKEN_PREFIX = "lintel_"  # noqa: S105 (what every token begins with)
 
 
-class AccessRefused(Exception):  # noqa: N818 (a refusal is an answer, not an error)
+class AccessRefused(Exception):
     """The request makes no sense now. `code` is stable, `message` tells a person what to do."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -212,7 +212,7 @@ def gather_facts(
     inside = (
         guarded
         and person is not None
-        and Presence.objects.filter(person_id=person.pk, site_id=site.pk, zone_id=door.zone_id).exists()
+        and Presence.objects.filter(person_id=person.pk, site=site, zone=door.zone).exists()
     )
     return Facts(
         deadline=attempt.deadline_at,
@@ -256,7 +256,7 @@ def rules_for(*, person_id: uuid.UUID, door: Door) -> tuple[RuleFacts, ...]:
     )
 
 
-def holidays_around(*, site: Site, at: datetime) -> frozenset[object]:
+def holidays_around(*, site: Site, at: datetime) -> frozenset[date]:
     """The holidays that can matter at `at`: today on the site's clock, and yesterday for nights that run
     on."""
     today = at.astimezone(ZoneInfo(site.timezone)).date()

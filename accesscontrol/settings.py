@@ -179,6 +179,7 @@ LINTEL_PERIODIC_TASKS = {
     "accesscontrol.tasks.expire_attempts": 2.0,
     "accesscontrol.tasks.watch": 60.0,
     "accesscontrol.tasks.sign_checkpoint": 300.0,
+    "accesscontrol.tasks.verify_audit": 6 * 3600.0,
     "enrollment.tasks.expire": 60.0,
 }
 CELERY_BEAT_SCHEDULE = {

@@ -112,6 +112,15 @@ def sign_checkpoint() -> None:
     audit.services.checkpoint(timezone.now())
 
 
+@shared_task(name="accesscontrol.tasks.verify_audit", ignore_result=True)
+def verify_audit() -> None:
+    """A few times a day: recomputes the whole log, and raises an alarm that names the first entry that does not
+    fit."""
+    report = audit.services.verify_all()
+    if not report.ok:
+        services.report_broken_audit(message=report.problems[0].explanation, at=timezone.now())
+
+
 @shared_task(name="accesscontrol.tasks.warm_up", ignore_result=True)
 def warm_up() -> None:
     """When a process starts: brings model and gallery into memory, so that no person at a door waits for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accesscontrol import services
+from accesscontrol import captures, services
 from accesscontrol.authentication import (
     ApiTokenAuthentication,
     HasScope,
@@ -29,6 +30,8 @@ from accesscontrol.authentication import (
 )
 from accesscontrol.problems import Problem
 from terminal.protocol import sign_reply
+
+log = logging.getLogger(__name__)
 
 REPLY_LIFETIME_S = 5
 MAX_OFFSET = 1_000_000_000  # beyond every table, within every database's integers
@@ -57,11 +60,14 @@ INTEGRATOR_ONLY: dict[str, Any] = {
 class AccessView(APIView):
     """Translates refusals of the services."""
 
-    metadata_class = None  # type: ignore[assignment]
+    metadata_class = None
 
     def handle_exception(self, exc: Exception) -> Response:
         if isinstance(exc, services.AccessRefused):
             exc = Problem(STATUS_OF_REFUSAL.get(exc.code, 409), exc.code, exc.message)
+        elif isinstance(exc, captures.ProfilesMissingError):
+            log.error("no capture can be accepted: %s", exc)
+            exc = Problem(503, "recognition_unavailable", "The server has no recognition model.")
         return super().handle_exception(exc)
 
     @property

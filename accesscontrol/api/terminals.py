@@ -15,7 +15,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import serializers
 from rest_framework.authentication import BaseAuthentication
-from rest_framework.parsers import BaseParser, JSONParser
+from rest_framework.parsers import JSONParser
 from rest_framework.permissions import AllowAny, BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -36,6 +36,7 @@ from accesscontrol.authentication import PairingRate, signed_request
 from accesscontrol.models import AccessAttempt, Scope, Terminal
 from accesscontrol.policy import EXPLANATIONS, Reason
 from accesscontrol.problems import Problem
+from enrollment.api import CaptureParser
 from recognition.payload import CONTENT_TYPE, MAX_PAYLOAD_BYTES
 from terminal.protocol import public_key_of
 
@@ -161,15 +162,6 @@ class KeyOutput(serializers.Serializer[Any]):
     previous_key_until = serializers.DateTimeField(allow_null=True)
 
 
-class CaptureBytes(BaseParser):
-    """Raw bytes. The body was read to verify its digest; this only says which content type is a capture's."""
-
-    media_type = CONTENT_TYPE
-
-    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> bytes:
-        return bytes(stream.read(MAX_PAYLOAD_BYTES + 1))
-
-
 class PairView(AccessView):
     """The one thing that an unknown device may ask for."""
 
@@ -222,7 +214,7 @@ class TerminalMeView(TerminalView):
         examples=[example("A door terminal", _TERMINAL)],
     )
     def get(self, request: Request) -> Response:
-        return Response(describe_terminal(request.auth, at=timezone.now()))
+        return Response(describe_terminal(_terminal(request), at=timezone.now()))
 
 
 class TerminalKeyView(TerminalView):
@@ -246,7 +238,7 @@ class TerminalKeyView(TerminalView):
     )
     def post(self, request: Request) -> Response:
         given = valid(KeyInput, request.data)
-        terminal = services.roll_terminal_key(terminal=request.auth, at=timezone.now(), **given)
+        terminal = services.roll_terminal_key(terminal=_terminal(request), at=timezone.now(), **given)
         return Response({"key_id": terminal.key_id, "previous_key_until": terminal.previous_key_until})
 
 
@@ -294,7 +286,7 @@ class AttemptsView(AccessView):
     """POST is a terminal's, GET an integrator's: each method names its one kind of caller."""
 
     scopes: ClassVar[dict[str, str]] = {"GET": Scope.ATTEMPTS_READ}
-    parser_classes = (CaptureBytes, JSONParser)
+    parser_classes = (CaptureParser, JSONParser)
 
     @property
     def _kind(self) -> type[AccessView]:
@@ -305,7 +297,7 @@ class AttemptsView(AccessView):
         return [kind() for kind in self._kind.authentication_classes]
 
     def get_permissions(self) -> list[BasePermission]:
-        return [kind() for kind in self._kind.permission_classes]  # type: ignore[operator]
+        return [kind() for kind in self._kind.permission_classes]  # type: ignore[misc]
 
     def get_throttles(self) -> list[BaseThrottle]:
         return [kind() for kind in self._kind.throttle_classes]
@@ -357,12 +349,12 @@ class AttemptsView(AccessView):
         examples=[example("Granted", _ANSWER), example("Not decided in time", _PENDING)],
     )
     def post(self, request: Request) -> Response:
-        payload = request.data
+        payload: object = request.data
         if not isinstance(payload, bytes):
             raise Problem(415, "unsupported_media_type", f"a capture is sent as {CONTENT_TYPE}")
         nonce = _nonce(request)
         attempt = services.submit_attempt(
-            terminal=request.auth, payload=payload, nonce=nonce, at=timezone.now()
+            terminal=_terminal(request), payload=payload, nonce=nonce, at=timezone.now()
         )
         if attempt.detail in UNAVAILABLE:
             raise Problem(
@@ -393,7 +385,7 @@ class AttemptView(TerminalView):
         examples=[example("Granted", _ANSWER), example("Not decided yet", _PENDING)],
     )
     def get(self, request: Request, attempt_id: uuid.UUID) -> Response:
-        if not AccessAttempt.objects.filter(pk=attempt_id, terminal=request.auth).exists():
+        if not AccessAttempt.objects.filter(pk=attempt_id, terminal=_terminal(request)).exists():
             raise Http404
         return _answer(services.read_attempt(attempt_id=attempt_id, at=timezone.now()), nonce=_nonce(request))
 
@@ -462,6 +454,14 @@ def _answer(attempt: AccessAttempt, *, nonce: str) -> Response:
             "expires_at": (now + timedelta(seconds=REPLY_LIFETIME_S)).isoformat(),
         }
     )
+
+
+def _terminal(request: Request) -> Terminal:
+    """Who signed. The authentication class put it there, or the view would not run."""
+    terminal: object = request.auth
+    if not isinstance(terminal, Terminal):
+        raise Problem(401, "signature_missing", "the request carries no signature")
+    return terminal
 
 
 def _nonce(request: Request) -> str:

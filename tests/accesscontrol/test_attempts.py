@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from django.db import IntegrityError
+from django.db import IntegrityError, connection
+from django.test import Client
 from django.utils import timezone
 
 from accesscontrol import services
 from accesscontrol.models import AccessAttempt, Alarm, Presence, Schedule, Site, Terminal, UsedNonce, Zone
 from accesscontrol.policy import Match, Reason
+from accesscontrol.tasks import verify_audit
 from audit.models import Entry
+from audit.triggers import dangerously_lifted
 from enrollment import payloads
 from enrollment import services as enrollment
 from enrollment.models import Person
@@ -387,3 +390,32 @@ def test_spent_nonces_are_forgotten_only_after_the_clock_window(place: Place) ->
     assert services.forget_nonces(at=timezone.now() + timedelta(seconds=60)) == 0
     assert UsedNonce.objects.count() == 1
     assert services.forget_nonces(at=timezone.now() + timedelta(seconds=120)) == 1
+
+
+def test_a_log_that_was_tampered_with_raises_an_alarm(place: Place) -> None:
+    verify_audit()
+    assert not Alarm.objects.exists()
+    with dangerously_lifted(connection):
+        Entry.objects.filter(index=0).update(actor="somebody else")
+    verify_audit()
+    assert Alarm.objects.get().kind == "audit_broken"
+
+
+def test_a_server_without_a_model_refuses_instead_of_failing(
+    place: Place, alice: Person, payload: Payload, settings: Any
+) -> None:
+    body = payload(ALICE)
+    settings.LINTEL_MODEL = "no such model"
+    response = place.device.attempt(body)
+    assert (response.status_code, response.json()["code"]) == (503, "recognition_unavailable")
+
+
+def test_rows_can_be_looked_at_in_the_admin_and_never_changed_past_the_log(
+    place: Place, admin_client: Client
+) -> None:
+    for name in ("accessattempt", "terminal", "alarm", "apitoken", "pairingcode", "site", "accessrule"):
+        assert admin_client.get(f"/admin/accesscontrol/{name}/").status_code == 200
+        assert admin_client.get(f"/admin/accesscontrol/{name}/add/").status_code == 403
+    page = admin_client.get(f"/admin/accesscontrol/terminal/{place.device.terminal_id}/change/")
+    assert page.status_code == 200
+    assert b'name="_save"' not in page.content
