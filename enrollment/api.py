@@ -69,7 +69,7 @@ class EnrollmentView(APIView):
 
     authentication_classes = ()
     permission_classes = (Nobody,)
-    metadata_class = None  # type: ignore[assignment]
+    metadata_class = None
     scopes: ClassVar[dict[str, str]] = {}
 
     def handle_exception(self, exc: Exception) -> Response:
@@ -494,7 +494,7 @@ class CaptureParser(BaseParser):
 
     media_type = CONTENT_TYPE
 
-    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> bytes:
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         return bytes(stream.read(MAX_PAYLOAD_BYTES + 1))
 
 
@@ -515,8 +515,8 @@ class TerminalEnrollmentView(EnrollmentView):
 
     @property
     def terminal_id(self) -> uuid.UUID:
-        terminal_id: uuid.UUID = self.request.auth.id
-        return terminal_id
+        terminal: Any = self.request.auth  # accesscontrol's row, which this app does not know
+        return uuid.UUID(str(terminal.id))
 
 
 class TerminalCapturesView(TerminalEnrollmentView):
@@ -564,7 +564,7 @@ class TerminalCapturesView(TerminalEnrollmentView):
 
     def _payload(self, request: Request) -> bytes:
         try:
-            payload = request.data
+            payload: Any = request.data
         except RequestDataTooBig as error:
             raise Refused("oversized", str(error), status.HTTP_413_REQUEST_ENTITY_TOO_LARGE) from error
         if not isinstance(payload, bytes):
@@ -589,7 +589,7 @@ class TerminalCapturesView(TerminalEnrollmentView):
 
 def _for_terminal(enrollment: Enrollment) -> dict[str, Any]:
     progress = services.describe_progress(enrollment)
-    return {name: progress[name] for name in TerminalProgressSerializer().fields}
+    return {name: progress[name] for name in TerminalProgressSerializer().get_fields()}
 
 
 def _enrollment(enrollment_id: uuid.UUID) -> Enrollment:
