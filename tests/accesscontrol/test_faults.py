@@ -57,8 +57,7 @@ def alice(place: Place, payload: Payload) -> Person:
 
 @pytest.fixture
 def production(settings: Any, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Payloads and decisions through a real Redis; tasks on threads, so that a test needs no other process.
-    """
+    """Payloads and decisions through a real Redis; tasks on threads, so that a test needs no other process."""
     settings.LINTEL_MODE = "production"
     settings.LINTEL_REDIS_URL = redis_url
 
