@@ -222,7 +222,7 @@ class BatchingRecognizer:
     def _compute(self, batch: list[tuple[PerturbedFeatures, Future[Embedding]]]) -> None:
         try:
             embeddings = self.recognizer.embed([features for features, _ in batch])
-        except Exception as error:  # noqa: BLE001 - it belongs to a caller, and this thread must live on
+        except Exception as error:
             if len(batch) == 1:
                 batch[0][1].set_exception(error)
                 return

@@ -103,6 +103,7 @@ def main() -> int:
         device=device,
         minutes=options.minutes,
         profile=profile,
+        also=[load_profile(path) for path in options.also],
         initial=options.initial,
     )
     if run.passes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from recognition.training.perturbation import Perturbation, Statistics, Transfor
 STATISTICS_FACES = 4_000
 EMA_DECAY = 0.998
 CHECKPOINT_EVERY_S = 120.0
+SHARE_OF_OTHER_PROFILES = 0.25
 
 
 class Student(nn.Module):
@@ -114,6 +115,7 @@ class Run:
         device: str = "cpu",
         minutes: float | None = None,
         profile: PrivacyProfile | None = None,
+        also: Sequence[PrivacyProfile] = (),
         initial: Path | None = None,
     ) -> None:
         self.config, self.training, self.folder, self.minutes = config, training, folder, minutes
@@ -135,6 +137,7 @@ class Run:
         if initial is not None:
             self._start_from(initial)
         self.profile: PrivacyProfile | None = None
+        self.also = tuple(also)  # other profiles that the model is to accept: a quarter of the batches
         if profile is not None:
             self._freeze(profile)
         self.optimizer = self._optimizer()
@@ -234,6 +237,11 @@ class Run:
         if perturbs and self.profile is None and config.exact_share > 0 and share >= 1 - config.exact_share:
             assert self.student.perturbation is not None
             self._freeze(fit_profile(self.student.perturbation, name=config.name))
+        if self.profile is not None and self.also:
+            assert self.student.perturbation is not None
+            other = self.random.random() < SHARE_OF_OTHER_PROFILES
+            picked = self.also[self.random.integers(len(self.also))] if other else self.profile
+            self.student.perturbation.freeze(picked)
         factor = self._rate_factor(share)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * factor
