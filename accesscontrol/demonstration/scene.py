@@ -190,7 +190,11 @@ class Scene:
             if time.monotonic() > until:
                 raise SceneStoppedError("a capture at the desk was never processed")
             time.sleep(POLL_S)
-            task = self.desk.enrollment_progress(task.enrollment_id)
+            try:
+                task = self.desk.enrollment_progress(task.enrollment_id)
+            except ClientError as error:  # a machine busy with loading the model is slow to answer
+                if error.code != "unreachable":
+                    raise
         return task
 
     def _not_enrolled(self, name: str, why: str) -> bool:

@@ -1,0 +1,126 @@
+"""Rows that benchmarks need, written under an installation's own settings: `python -m benchmarks.rows ACTION`."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from datetime import datetime
+
+import cv2
+import django
+import numpy as np
+from skimage import data
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "accesscontrol.settings")
+django.setup()
+
+from django.conf import settings  # noqa: E402
+from django.db import transaction  # noqa: E402
+from django.db.models import Count, Max  # noqa: E402
+from django.utils import timezone  # noqa: E402
+
+from accesscontrol.models import AccessAttempt, AccessGroup, AccessRule, Door, Terminal  # noqa: E402
+from accesscontrol.services import issue_pairing_code, submit_attempt  # noqa: E402
+from enrollment import gallery, sealing  # noqa: E402
+from enrollment.models import Consent, Enrollment, Person, ProtectedTemplate  # noqa: E402
+from recognition.frequency import to_frequency  # noqa: E402
+from recognition.noise import perturb  # noqa: E402
+from recognition.payload import pack  # noqa: E402
+from recognition.types import FaceCrop  # noqa: E402
+
+BATCH = 500
+ACTOR = "benchmark"
+
+
+def fill_gallery(count: int) -> None:
+    """`count` people with consent, a rule and one active template each, sealed as the services seal them."""
+    recognizer = gallery.recognizer().recognizer
+    model, profile_hash = gallery.model_id(), recognizer.default_profile.hash
+    gallery_key_id, _ = settings.LINTEL_GALLERY_KEYS[0]
+    random, at = np.random.default_rng(1), timezone.now()
+    group = AccessGroup.objects.create(name="Benchmark")
+    rule = AccessRule.objects.create(name="Benchmark", group=group)
+    rule.doors.add(Door.objects.get())
+    for first in range(0, count, BATCH):
+        with transaction.atomic():
+            numbers = range(first, min(first + BATCH, count))
+            people = Person.objects.bulk_create([Person(full_name=f"Person {number}") for number in numbers])
+            group.members.add(*people)
+            Consent.objects.bulk_create(
+                Consent(
+                    person=person,
+                    text="benchmark",
+                    version="1",
+                    method="signed",
+                    given_at=at,
+                    recorded_by=ACTOR,
+                )
+                for person in people
+            )
+            enrollments = Enrollment.objects.bulk_create(
+                Enrollment(person=person, state=Enrollment.State.COMPLETED, started_by=ACTOR, started_at=at,
+                           expires_at=at, finished_at=at, captures_accepted=3)
+                for person in people
+            )  # fmt: skip
+            for enrollment in enrollments:
+                vector = random.standard_normal(recognizer.dimension)
+                template = sealing.seal_new_template(
+                    enrollment=enrollment, kind=ProtectedTemplate.Kind.FUSED,
+                    vector=(vector / np.linalg.norm(vector)).astype(np.float32), gallery_key_id=gallery_key_id,
+                    model=model, profile_hash=profile_hash, quality=None, at=at,
+                )  # fmt: skip
+                ProtectedTemplate.objects.filter(pk=template.pk).update(active=True)
+
+
+def pairing_code() -> str:
+    """For a new terminal at the one door."""
+    terminal = Terminal.objects.create(name=f"Benchmark {Terminal.objects.count()}", door=Door.objects.get())
+    return issue_pairing_code(terminal=terminal, actor=ACTOR, at=timezone.now())
+
+
+def submit(count: int) -> str:
+    """Attempts of the first terminal with a portrait's captures, as the API submits them; their time of arrival."""
+    profile = gallery.recognizer().recognizer.default_profile
+    crop = FaceCrop(np.ascontiguousarray(cv2.resize(data.astronaut()[40:190, 150:300], (112, 112))))
+    features = to_frequency(crop, profile.transform)
+    payloads = [pack(perturb(features, profile, os.urandom), profile) for _ in range(count)]
+    terminal = Terminal.objects.first()
+    if terminal is None:
+        pairing_code()
+        terminal = Terminal.objects.get()
+    since = timezone.now()
+    for payload in payloads:
+        submit_attempt(terminal=terminal, payload=payload, nonce=secrets.token_urlsafe(18), at=timezone.now())
+    return json.dumps([since.isoformat()])
+
+
+def settled(since: str) -> str:
+    """What became of the attempts that came since."""
+    attempts = AccessAttempt.objects.filter(received_at__gte=datetime.fromisoformat(since))
+    last = attempts.aggregate(last=Max("settled_at"))["last"]
+    return json.dumps(
+        {
+            "pending": attempts.filter(state=AccessAttempt.State.PENDING).count(),
+            "last": last.timestamp() if last else None,
+            "reasons": dict(attempts.values_list("reason").annotate(Count("id"))),
+        }
+    )
+
+
+def main(action: str, *arguments: str) -> None:
+    if action == "gallery":
+        fill_gallery(int(arguments[0]))
+    elif action == "pairing_code":
+        sys.stdout.write(pairing_code())
+    elif action == "submit":
+        sys.stdout.write(submit(int(arguments[0])))
+    elif action == "settled":
+        sys.stdout.write(settled(arguments[0]))
+    else:
+        sys.exit(f"unknown action {action}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
