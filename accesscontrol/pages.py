@@ -2,7 +2,6 @@
 
 from django.urls import include, path
 
-from accesscontrol import live
 from accesscontrol.views import account, dashboard, doors, people, rules, terminals, users
 
 urlpatterns = [
@@ -16,7 +15,6 @@ urlpatterns = [
     path("account/two-step/codes/", account.two_step_codes, name="two_step_codes"),
     path("account/two-step/off/", account.two_step_off, name="two_step_off"),
     path("account/time-zone/", account.time_zone, name="time_zone"),
-    path("events/", live.events, name="events"),
     path("attempts/", dashboard.attempts, name="attempts"),
     path("attempts/<uuid:attempt_id>/", dashboard.attempt, name="attempt"),
     path("alarms/<int:alarm_id>/acknowledge/", dashboard.alarm_acknowledge, name="alarm_acknowledge"),

@@ -13,14 +13,15 @@ import hashlib
 import logging
 import secrets
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import F, Q
 from django.utils import timezone
 
 import audit.services
@@ -42,8 +43,8 @@ from accesscontrol.models import (
 )
 from accesscontrol.policy import Facts, Match, PersonFacts, Reason, RuleFacts, decide, rank, read_weekly
 from enrollment import payloads
-from enrollment.models import Consent, GalleryChange, Person
-from enrollment.services import audit_subject
+from enrollment.models import Person
+from enrollment.services import audit_subject, gallery_sequence
 from recognition.payload import PayloadError
 from terminal.protocol import key_id_of
 
@@ -98,9 +99,8 @@ class Identification:
 def submit_attempt(*, terminal: Terminal, payload: bytes, nonce: str, at: datetime) -> AccessAttempt:
     """Stores the attempt, puts the capture where one worker can take it, and calls a worker after commit.
 
-    A capture that is refused, or that cannot be passed on, comes back as an attempt settled as denied. The
-    attempt of
-    a nonce that was spent before raises AccessRefused(nonce_replayed). Refusals: terminal_without_door.
+    A capture that is refused, or that cannot be passed on, comes back as an attempt settled as denied.
+    Refusals: terminal_without_door, nonce_replayed.
     """
     if terminal.door_id is None or terminal.role != Terminal.Role.DOOR:
         raise AccessRefused("terminal_without_door", "this terminal opens no door")
@@ -125,10 +125,9 @@ def submit_attempt(*, terminal: Terminal, payload: bytes, nonce: str, at: dateti
         return _refuse_at_once(
             attempt, Identification(fault=Reason.RECOGNIZER_FAULT, detail=error.code), at=at
         )
-    with transaction.atomic():
-        _insert(attempt)
-        sequence = GalleryChange.objects.order_by("-sequence").values_list("sequence", flat=True).first() or 0
-        dispatch(IDENTIFY_TASK, attempt_id=str(attempt.id), sequence=sequence)
+    with _own_nonce(), transaction.atomic():
+        attempt.save(force_insert=True)
+        dispatch(IDENTIFY_TASK, attempt_id=str(attempt.id), sequence=gallery_sequence())
     return attempt
 
 
@@ -146,8 +145,7 @@ def settle_attempt(
     """Decides a pending attempt, once. A settled one comes back as it is, whatever was found since.
 
     `candidates` are those of a search of the whole gallery; `fault` says why there was none. `at` None takes
-    the moment
-    after the locks are held, so that time spent waiting for them counts against the deadline.
+    the moment after the locks are held, so that time spent waiting for them counts against the deadline.
     """
     identification = Identification(gallery_size, threshold, model, fault, detail)
     matches = rank(candidates)
@@ -200,7 +198,7 @@ def gather_facts(
     identification: Identification,
     at: datetime,
 ) -> Facts:
-    """Everything the policy needs, read now. `person` is the best match, locked, with `has_consent_now`."""
+    """Everything the policy needs, read now. `person` is the best match, locked."""
     door, site = attempt.door, attempt.door.site
     rules: tuple[RuleFacts, ...] = ()
     holidays: frozenset[object] = frozenset()
@@ -235,21 +233,19 @@ def gather_facts(
 
 
 def person_facts(person: Person) -> PersonFacts:
-    consent = getattr(person, "has_consent_now", None)
     return PersonFacts(
         person_id=str(person.pk),
         is_active=person.is_active,
         valid_from=person.valid_from,
         valid_until=person.valid_until,
-        has_consent=person.has_consent() if consent is None else consent,
+        has_consent=person.has_consent(),
     )
 
 
 def rules_for(*, person_id: uuid.UUID, door: Door) -> tuple[RuleFacts, ...]:
     """The rules that name this person, through a group, and this door."""
-    rows = AccessRule.objects.filter(is_active=True, doors=door, group__members=person_id).values_list(
-        "is_active", "valid_from", "valid_until", "schedule_id", "schedule__weekly"
-    )
+    rules = AccessRule.objects.filter(is_active=True, doors=door, group__members=person_id).order_by()
+    rows = rules.values_list("is_active", "valid_from", "valid_until", "schedule_id", "schedule__weekly")
     return tuple(
         RuleFacts(is_active, valid_from, valid_until, None if schedule is None else read_weekly(weekly))
         for is_active, valid_from, valid_until, schedule, weekly in rows
@@ -280,20 +276,19 @@ def forgive_presence(*, person: Person, site: Site, actor: str, at: datetime) ->
 
 
 def _refuse_at_once(attempt: AccessAttempt, identification: Identification, *, at: datetime) -> AccessAttempt:
-    with transaction.atomic():
+    with _own_nonce(), transaction.atomic():
         attempt.door = Door.objects.select_related("site", "zone").get(pk=attempt.door_id)
-        _insert(attempt)
+        attempt.save(force_insert=True)
         _settle(attempt, identification, (), None, at)
         transaction.on_commit(lambda: _after_settling(attempt, ""))
     return attempt
 
 
-def _insert(attempt: AccessAttempt) -> None:
-    """Two copies of one request race here when both passed the nonce check; the constraint lets one
-    through."""
+@contextmanager
+def _own_nonce() -> Iterator[None]:
+    """A second attempt with a spent nonce is refused by the constraint, should it ever get this far."""
     try:
-        with transaction.atomic():
-            attempt.save(force_insert=True)
+        yield
     except IntegrityError as error:
         raise AccessRefused("nonce_replayed", "this request was sent before") from error
 
@@ -301,9 +296,10 @@ def _insert(attempt: AccessAttempt) -> None:
 def _lock_person(person_id: str) -> Person | None:
     """Holds the person still until the decision is committed: erasure, withdrawal of consent and a second
     door wait."""
-    in_force = Consent.objects.filter(person=OuterRef("pk"), withdrawn_at=None)
-    locked = Person.objects.select_for_update(of=("self",), no_key=True)
-    return locked.annotate(has_consent_now=Exists(in_force)).filter(pk=person_id).first()
+    try:
+        return Person.objects.select_for_update(no_key=True).get(pk=person_id)
+    except Person.DoesNotExist:
+        return None
 
 
 def _settle(
@@ -356,7 +352,6 @@ def _settle(
             "profile": attempt.profile_hash,
             "received_at": attempt.received_at.isoformat(),
         },
-        personal={"person": str(person.pk)} if attempt.person is not None and person is not None else {},
     )
     if decision.reason in PERSON_REFUSALS:
         _watch_refusals(attempt, at)

@@ -41,16 +41,16 @@ def identify(attempt_id: str, sequence: int) -> None:
     """Who stands at the door? Searches the whole gallery, not only people with a rule here, so that a
     stranger and a
     person without access are told apart; then settles."""
-    attempt = AccessAttempt.objects.filter(pk=attempt_id).only("state", "deadline_at", "payload_key").first()
-    if attempt is None or attempt.state == AccessAttempt.State.SETTLED:
-        return
-    if timezone.now() >= attempt.deadline_at:
-        services.settle_attempt(attempt_id=attempt.pk)
-        return
-    try:
-        _search_and_settle(attempt.pk, attempt.payload_key, sequence)
-    except IdentificationError as refusal:
-        services.settle_attempt(attempt_id=attempt.pk, fault=refusal.fault, detail=refusal.detail)
+    identity = UUID(attempt_id)
+    pending = AccessAttempt.objects.filter(pk=identity, state=AccessAttempt.State.PENDING).order_by()
+    for deadline_at, payload_key in pending.values_list("deadline_at", "payload_key"):
+        if timezone.now() >= deadline_at:
+            services.settle_attempt(attempt_id=identity)
+            return
+        try:
+            _search_and_settle(identity, payload_key, sequence)
+        except IdentificationError as refusal:
+            services.settle_attempt(attempt_id=identity, fault=refusal.fault, detail=refusal.detail)
 
 
 def _search_and_settle(attempt_id: UUID, payload_key: str, sequence: int) -> None:

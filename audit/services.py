@@ -146,7 +146,10 @@ def _lock() -> None:
 
 
 def _size() -> int:
-    last = Entry.objects.aggregate(last=Max("index"))["last"]
+    """Asked with every entry, so without the query builder, which takes ten times as long as the question."""
+    with connection.cursor() as cursor:
+        cursor.execute('SELECT MAX("index") FROM audit_entry')
+        (last,) = cursor.fetchone()
     return 0 if last is None else int(last) + 1
 
 

@@ -167,7 +167,7 @@ def save_model(
     }
     unfinished = target / f".{DESCRIPTION}.new"
     unfinished.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, target / DESCRIPTION)
+    unfinished.replace(target / DESCRIPTION)
 
 
 def load_model(folder: Path | str) -> Model:

@@ -34,7 +34,7 @@ class Judge:
         images: Mapping[str, FaceCrop],
         identities: Mapping[str, str],
         *,
-        limit: int = 1000,
+        limit: int = 600,
     ) -> Judge:
         """Load, and set the threshold at FMR 1e-3 over pictures of different people, at most `limit`
         pictures."""

@@ -127,7 +127,9 @@ class Misfit:
         self.operator = operator
         b, f = operator.blocks, operator.frequencies
         if operator.transform == "critical":
-            self.y, self.weight = y, weight
+            # Kept in the layout of T x T^T, so that no step has to gather channels.
+            self.t = torch.as_tensor(axis_matrix(operator.transform), dtype=y.dtype, device=y.device)
+            self.y, self.weight = self._as_coefficients(y), self._as_coefficients(weight[None])
             return
         # Per block row r: the 8x3 matrix from pixels r-1, r, r+1 to its frequencies; outside the image it
         # is zero.
@@ -148,10 +150,17 @@ class Misfit:
         moment = torch.einsum("npuvrc,rua,cvd->npadrc", target, local_t, local_t)
         self.moment = moment.reshape(-1, 3, 9, b * b)
 
+    def _as_coefficients(self, features: Tensor) -> Tensor:
+        """(N, C, B, B) to (N, 3, 8 B, 8 B), zeros where the transform drops DC."""
+        b, f = self.operator.blocks, self.operator.frequencies
+        channels = functional.pad(features.view(-1, 3, f, b, b), (0, 0, 0, 0, BLOCK * BLOCK - f, 0))
+        by_block = channels.view(-1, 3, BLOCK, BLOCK, b, b).permute(0, 1, 4, 2, 5, 3)  # row, u, column, v
+        return by_block.reshape(-1, 3, BLOCK * b, BLOCK * b)
+
     def __call__(self, planes: Tensor) -> Tensor:
         """Per-image misfit, (N,); for `paper` up to a constant."""
         if self.operator.transform == "critical":
-            return (self.weight * (self.operator.forward(planes) - self.y) ** 2).sum(dim=(1, 2, 3))
+            return (self.weight * (self.t @ planes @ self.t.T - self.y) ** 2).sum(dim=(1, 2, 3))
         n = len(planes)
         patches = functional.unfold(planes.reshape(n * 3, 1, SIDE, SIDE), 3, padding=1).view(
             n, 3, 9, SIDE * SIDE
