@@ -61,7 +61,7 @@ imports: $(INSTALLED_DEV)
 	$(VENV)/bin/lint-imports
 
 migrations: $(INSTALLED_DEV)
-	LINTEL_DATA_DIR=$$(mktemp -d) $(PY) manage.py makemigrations --check --dry-run
+	@folder=$$(mktemp -d); trap "rm -rf $$folder" EXIT; LINTEL_DATA_DIR=$$folder $(PY) manage.py makemigrations --check --dry-run
 
 demo: $(if $(FRAMES),$(INSTALLED),$(INSTALLED_DEMO)) $(MODELS)
 	@$(PY) manage.py demo $(if $(FRAMES),--frames "$(FRAMES)")
