@@ -22,7 +22,7 @@ class Role(StrEnum):
 
 ROLE_EXPLANATIONS: dict[Role, str] = {
     Role.ADMINISTRATOR: "Sets up doors, terminals, rules and users; may do everything, erasure included.",
-    Role.ENROLLER: "Registers and enrolls people, records consent, fills groups; changes no door or rule.",
+    Role.ENROLLER: "Registers and enrolls people, records consent, fills groups; changes no door.",
     Role.GUARD: "Watches doors live, locks a site down and lifts it; changes no person and no rule.",
     Role.AUDITOR: "Reads attempts, rules and the audit log; changes nothing.",
     Role.INTEGRATOR: "Creates API tokens for connected systems; sees no people in these pages.",

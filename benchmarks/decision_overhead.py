@@ -48,7 +48,8 @@ def overheads(
             overhead.append(total - model)
         processor = (running.processor_seconds() - processor_before) * 1000 / attempts
     return {
-        "processor_ms_per_attempt": round(processor, 1), "overhead_median_ms": median(overhead), "overhead_p95_ms": p95(overhead), "total_median_ms": median(totals),
+        "processor_ms_per_attempt": round(processor, 1), "overhead_median_ms": median(overhead),
+        "overhead_p95_ms": p95(overhead), "total_median_ms": median(totals),
         "model_median_ms": median(models), "reasons": reasons,
     }  # fmt: skip
 

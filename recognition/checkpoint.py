@@ -6,7 +6,6 @@ its thresholds come from; the first profile is the default. Nothing is unpickled
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256

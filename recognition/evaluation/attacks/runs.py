@@ -321,9 +321,10 @@ def run_template(
     figures = template.unlinkability_figures(enrolled, second, keys=keys)
     stored = template.protected(enrolled, keys[0])
     known = {"key known": template.unrotated(stored, keys[0]), "key secret": stored}
-    public = _embed(embedder, public_crops[: max(known_pairs, default=0)])
-    for n in known_pairs:
-        if n <= len(public):
+    usable = [n for n in known_pairs if n <= len(public_crops)]
+    if usable:
+        public = _embed(embedder, public_crops[: max(usable)])
+        for n in usable:
             solved = template.solved_rotation(public[:n], template.protected(public[:n], keys[0]))
             known[f"key secret, {n} embeddings known"] = np.asarray(stored @ solved, np.float32)
     threshold = recognizer.threshold_for(gallery_size=1, target_fpir=1e-3, profile_hash=profile.hash)
