@@ -125,6 +125,7 @@ DATABASES: dict[str, dict[str, object]] = {
     else {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": LINTEL_DATA_DIR / "lintel.sqlite3",
+        "CONN_MAX_AGE": 60,  # opening the file and setting its pragmas costs a door a few milliseconds each time
         "OPTIONS": {
             # IMMEDIATE: a transaction that will write takes its lock first, so it waits instead of failing half-way.
             "transaction_mode": "IMMEDIATE",
