@@ -148,7 +148,7 @@ def _unpack_body(body: bytes, profile: PrivacyProfile) -> NDArray[np.uint8]:
         rows = unpacked[:bits].reshape(-1, width)
         values = rows[:, 0].copy()
         for place in range(1, width):  # ten times as fast as a weighted sum over so short an axis
-            values = (values << 1) | rows[:, place]
+            values = np.asarray((values << 1) | rows[:, place], np.uint8)
         codes[channels] = values.reshape(-1, height, width_px)
         start = end
     if start != len(body):
