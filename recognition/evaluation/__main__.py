@@ -139,9 +139,15 @@ def calibrate_command(options: argparse.Namespace) -> dict[str, Any]:
             options.model, profile=one.profile.hash, unprotected=False, seed=options.seed
         )
         with bar(f"embedding, {one.profile.name}") as shown:
-            shown.start(min(options.limit, len(identities)))
+            shown.start(min(options.limit, len(identities)) * (options.enrol + 1))
             scores = identification.impostor_scores(
-                embedder, images, identities, limit=options.limit, seed=options.seed, progress=shown.advance
+                embedder,
+                images,
+                identities,
+                limit=options.limit,
+                enrol=options.enrol,
+                seed=options.seed,
+                progress=shown.advance,
             )
         calibration = calibrate(scores, source=options.source)
         accepted.append(replace(one, calibration=calibration))
@@ -510,7 +516,8 @@ def parser() -> argparse.ArgumentParser:
     _images(sub)
     _labels(sub)
     sub.add_argument("--model", default="default")
-    sub.add_argument("--limit", type=int, default=4000, help="pictures at most, evenly over people")
+    sub.add_argument("--limit", type=int, default=1500, help="pictures at most, evenly over people")
+    sub.add_argument("--enrol", type=int, default=3, help="captures that a gallery holds of a person")
     sub.add_argument("--fpir", type=float, default=0.01, help="for the table of thresholds in the output")
     sub.add_argument(
         "--source", required=True, help="whose scores these are, for model.json; never a test set"

@@ -125,15 +125,25 @@ def shots_of(planned: Plan, captures: int) -> list[Shot]:
     ]
 
 
+def with_means(captures: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(people, K, D) to what a gallery holds of them, (people, K + 1, D): the captures and their mean. One
+    capture is its own mean and stays alone."""
+    if captures.shape[1] == 1:
+        return captures
+    return np.concatenate([captures, fuse(captures)[:, None]], axis=1)
+
+
 def search(album: Album, planned: Plan, *, captures: int) -> Searches:
     """Every probe against the gallery; a person's score is the best of their templates, as at a door."""
     people = list(planned.gallery)
-    per_person = len(planned.gallery[people[0]])
-    templates = album.matrix([shot for person in people for shot in planned.gallery[person]])
+    shots = album.matrix([shot for own in planned.gallery.values() for shot in own])
+    templates = with_means(shots.reshape(len(people), len(planned.gallery[people[0]]), -1))
+    per_person = templates.shape[1]
+    templates = templates.reshape(len(people) * per_person, -1)
 
     def scores(names: list[str]) -> NDArray[np.float64]:
-        shots = album.matrix([Shot(name, k) for name in names for k in range(captures)])
-        probes = fuse(shots.reshape(len(names), captures, -1))
+        probes = album.matrix([Shot(name, k) for name in names for k in range(captures)])
+        probes = fuse(probes.reshape(len(names), captures, -1))
         per_template = probes @ templates.T  # (N, people * per_person)
         return np.asarray(per_template.reshape(len(names), len(people), per_person).max(axis=2), np.float64)
 
@@ -228,29 +238,38 @@ def impostor_scores(
     identities: Mapping[str, str],
     *,
     limit: int,
+    enrol: int,
     seed: int,
     progress: Progress = lambda done: None,
 ) -> NDArray[np.float32]:
-    """Scores of every two pictures of different people among at most `limit` pictures, for a calibration.
+    """Scores of strangers as a door computes them, for a calibration: one capture of every picture against
+    all that a gallery would hold of every other person (`enrol` captures of one picture and their mean),
+    the best counting.
 
-    Pictures are drawn evenly over people, so that a few well photographed people do not decide a threshold.
+    At most `limit` pictures, drawn evenly over people, so that a few well photographed ones do not decide a
+    threshold.
     """
     rng = np.random.default_rng(seed)
-    per_person: dict[str, list[str]] = {}
-    for name in rng.permutation(sorted(identities)):
-        per_person.setdefault(identities[str(name)], []).append(str(name))
-    rounds = max(len(own) for own in per_person.values())
-    people = sorted(per_person)
-    ordered = [per_person[p][k] for k in range(rounds) for p in people if k < len(per_person[p])]
-    names = ordered[:limit]
+    shuffled = {str(name): identities[str(name)] for name in rng.permutation(sorted(identities))}
+    names = _evenly(shuffled, limit)
     album = Album(embedder, images)
-    shots = [Shot(name, 0) for name in names]
-    album.prepare(shots, progress)
-    matrix = album.matrix(shots)
-    owner = np.array([people.index(identities[name]) for name in names])
+    album.prepare([Shot(name, k) for name in names for k in range(enrol + 1)], progress)
+    probes = album.matrix([Shot(name, 0) for name in names])
+    captures = album.matrix([Shot(name, k) for name in names for k in range(1, enrol + 1)])
+    gallery = with_means(captures.reshape(len(names), enrol, -1))
+    owner = np.unique([identities[name] for name in names], return_inverse=True)[1]
     parts = []
-    for row in range(0, len(names), 512):
-        scores = matrix[row : row + 512] @ matrix[row:].T
-        later = np.arange(scores.shape[1])[None, :] > np.arange(scores.shape[0])[:, None]
-        parts.append(scores[later & (owner[row : row + 512, None] != owner[None, row:])])
+    for row in range(0, len(names), 256):
+        scores = np.max([probes[row : row + 256] @ gallery[:, k].T for k in range(gallery.shape[1])], axis=0)
+        parts.append(scores[owner[row : row + 256, None] != owner[None, :]])
     return np.concatenate(parts)
+
+
+def _evenly(identities: Mapping[str, str], limit: int) -> list[str]:
+    """Up to `limit` names: the first of everybody, then the second of everybody who has one, and so on."""
+    turn: dict[str, int] = {}
+    order = []
+    for place, (name, person) in enumerate(identities.items()):
+        turn[person] = turn.get(person, -1) + 1
+        order.append((turn[person], place, name))
+    return [name for _, _, name in sorted(order)[:limit]]

@@ -104,8 +104,13 @@ class ErrorRate:
 
 
 def threshold_at(impostor: ArrayLike, rate: float) -> float:
-    """The lowest threshold that accepts at most that share of the impostor scores given."""
-    s = np.sort(np.asarray(impostor, np.float64))[::-1]
+    """The lowest threshold that accepts at most that share of the impostor scores given.
+
+    It is a number of the scores' own precision: numpy compares float32 scores with a plain number in
+    float32, where the next float64 above a score would be that score again.
+    """
+    given = np.asarray(impostor)
+    s = np.sort(given if given.dtype == np.float32 else given.astype(np.float64))[::-1]
     if s.size == 0:
         raise ValueError("no impostor scores")
     if not 0 <= rate <= 1:
@@ -114,7 +119,7 @@ def threshold_at(impostor: ArrayLike, rate: float) -> float:
     if allowed >= s.size:
         return float(s[-1])
     # Just above the first score that must be refused; scores equal to it are refused with it.
-    return float(np.nextafter(s[allowed], np.inf))
+    return float(np.nextafter(s[allowed], s.dtype.type(np.inf)))
 
 
 def fnmr_at_fmr(genuine: ArrayLike, impostor: ArrayLike, fmr: float) -> ErrorRate:
@@ -123,7 +128,7 @@ def fnmr_at_fmr(genuine: ArrayLike, impostor: ArrayLike, fmr: float) -> ErrorRat
     The interval is Wilson's for the genuine trials at that threshold; `bootstrap_fnmr` adds the threshold's
     own uncertainty.
     """
-    g, i = np.asarray(genuine, np.float64), np.asarray(impostor, np.float64)
+    g, i = np.asarray(genuine), np.asarray(impostor)
     threshold = threshold_at(i, fmr)
     misses = int(np.sum(g < threshold))
     return ErrorRate(

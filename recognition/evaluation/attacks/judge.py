@@ -6,6 +6,7 @@ be the model under attack. Its threshold is measured here, on its own clean impo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -38,7 +39,10 @@ class Judge:
     ) -> Judge:
         """Load, and set the threshold at FMR 1e-3 over pictures of different people, at most `limit`
         pictures."""
-        network = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            # torch would rather see torch.export; the recognisers that people hand round are TorchScript.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            network = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
         judge = cls(network, threshold=1.0, comparisons=0)
         names = one_each(identities, limit)
         vectors = judge.embed(np.stack([images[name].pixels for name in names]))

@@ -167,7 +167,7 @@ class LearnedAttack:
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
-        return float(loss)
+        return float(loss.detach())
 
     @torch.inference_mode()
     def _predict(self, pictures: Tensor, colour: Tensor) -> Tensor:

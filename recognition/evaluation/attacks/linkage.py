@@ -82,7 +82,7 @@ class Linker:
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             passes += plan.batch
-            progress(passes, float(loss))
+            progress(passes, float(loss.detach()))
         return passes
 
     @torch.inference_mode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import warnings
 from pathlib import Path
 
 import cv2
@@ -63,5 +64,9 @@ class CoarseJudge(nn.Module):
 
 
 def write_judge(path: Path) -> Path:
-    torch.jit.script(CoarseJudge()).save(str(path))  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # the format judges come in, whatever torch prefers
+        torch.jit.script(CoarseJudge()).save(str(path))  # type: ignore[no-untyped-call]
     return path

@@ -83,14 +83,18 @@ def test_search_scores_a_person_by_their_best_template(tiny: Path) -> None:
     def vector(shot: Shot) -> np.ndarray:
         return album.matrix([shot])[0]
 
+    def held(own: tuple[Shot, ...]) -> list[np.ndarray]:
+        mean = sum(vector(shot) for shot in own)
+        return [*(vector(shot) for shot in own), mean / np.linalg.norm(mean)]
+
     for row, (name, person) in enumerate(planned.mated):
         probe = vector(Shot(name, 0))
-        best = {who: max(float(probe @ vector(shot)) for shot in own) for who, own in planned.gallery.items()}
+        best = {who: max(float(probe @ one) for one in held(own)) for who, own in planned.gallery.items()}
         assert searches.mate[row] == pytest.approx(best.pop(person), abs=1e-5)
         assert searches.best_other[row] == pytest.approx(max(best.values()), abs=1e-5)
     for row, name in enumerate(planned.strangers):
         probe = vector(Shot(name, 0))
-        top = max(float(probe @ vector(shot)) for own in planned.gallery.values() for shot in own)
+        top = max(float(probe @ one) for own in planned.gallery.values() for one in held(own))
         assert searches.impostor_top[row] == pytest.approx(top, abs=1e-5)
 
 
@@ -102,10 +106,10 @@ def test_identification_reports_both_thresholds_and_the_trials_behind_them(tiny:
     )
     assert figures["impostor_trials"] == 2 * 6 * 3
     assert figures["mated_trials"] == 2 * 5
-    assert (figures["gallery_people"], figures["gallery_templates"]) == (5, 10)
+    assert (figures["gallery_people"], figures["gallery_templates"]) == (5, 15), "two captures and their mean"
     assert figures["fpir"] <= 0.06
     assert figures["fnir"] == 0.0 and figures["rank_one"] == 1.0
-    expected = embedder.recognizer.threshold_for(gallery_size=10, target_fpir=0.06)
+    expected = embedder.recognizer.threshold_for(gallery_size=15, target_fpir=0.06)
     assert figures["shipped_threshold"] == expected
     assert 0 <= figures["fpir_at_shipped_threshold"] <= 1
 
@@ -135,6 +139,8 @@ def test_an_album_photographs_each_shot_once_and_a_noiseless_one_each_picture_on
 def test_calibration_scores_are_between_different_people_and_even_over_them(tiny: Path) -> None:
     images = people(5, 2) | {f"p000_{k}": people(1, 10)[f"p000_{k}"] for k in range(2, 10)}
     embedder = open_embedder(str(tiny), profile=None, unprotected=False, seed=1)
-    scores = identification.impostor_scores(embedder, images, identities(images), limit=10, seed=0)
-    # Ten pictures drawn evenly over five people are two each: 45 pairs, of which five are of one person.
-    assert scores.size == 40
+    scores = identification.impostor_scores(embedder, images, identities(images), limit=10, enrol=3, seed=0)
+    # Ten pictures drawn evenly over five people are two each: each against the eight of other people.
+    assert scores.size == 80
+    single = identification.impostor_scores(embedder, images, identities(images), limit=10, enrol=1, seed=0)
+    assert scores.mean() > single.mean(), "the best of four templates is above one"

@@ -73,6 +73,11 @@ def test_the_threshold_at_a_rate_keeps_it_and_no_lower_one_does(scores: list[flo
         assert np.mean(s >= lower.max()) > rate
 
 
+def test_a_threshold_keeps_its_rate_when_scores_are_compared_in_float32() -> None:
+    scores = np.random.default_rng(0).random(1000).astype(np.float32)
+    assert np.mean(scores >= metrics.threshold_at(scores, 0.01)) == 0.01
+
+
 def test_fnmr_at_fmr_counts_by_hand() -> None:
     impostor = np.arange(1000) / 1000  # 0 to 0.999
     genuine = np.array([0.9895, 0.9985, 1.2, 1.3])

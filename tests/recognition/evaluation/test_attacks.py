@@ -1,0 +1,337 @@
+"""The attacks work where they must, weaken where they must, and count what they claim to count."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recognition.budget import PrivacyProfile
+from recognition.evaluation import metrics
+from recognition.evaluation.attacks import linear, linkage, recovery, runs, template
+from recognition.evaluation.attacks.averaging import recover_person
+from recognition.evaluation.attacks.judge import Judge, one_each
+from recognition.evaluation.attacks.learned import LearnedAttack, Training, ssim
+from recognition.evaluation.attacks.linear import linear_attack
+from recognition.evaluation.attacks.observation import Coded, CodeReader, FloatNoise, Nothing, PublicCode
+from recognition.evaluation.attacks.operator import (
+    Misfit,
+    Operator,
+    crops_from_planes,
+    planes_from_crops,
+)
+from recognition.evaluation.report import PORTRAIT_POINTS, portrait
+from recognition.frequency import to_frequency
+from recognition.types import FaceCrop
+from tests.recognition.evaluation.faces import identities, people, write_judge
+from tests.recognition.profiles import make_profile
+from tests.tiny_model import tiny_profile
+
+CROP = portrait()[None]  # the public-domain portrait, (1, 112, 112, 3)
+
+
+def noisier(profile: PrivacyProfile, factor: float) -> PrivacyProfile:
+    return replace(profile, channel_epsilon=profile.channel_epsilon / factor, step=profile.step * factor**0.5)
+
+
+# --- the attacker's operator ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transform", ["paper", "critical"])
+def test_the_attackers_operator_is_the_terminals_transform(transform: str) -> None:
+    ours = Operator(transform).forward(planes_from_crops(CROP))[0].numpy()
+    theirs = to_frequency(FaceCrop(CROP[0]), transform).values
+    assert np.abs(ours - theirs).max() < 1e-3
+
+
+def test_with_dc_the_operator_has_three_channels_more() -> None:
+    planes = planes_from_crops(CROP)
+    features = Operator("critical", with_dc=True).forward(planes)
+    assert features.shape == (1, 192, 14, 14)
+    assert features[0, 0, 0, 0] == pytest.approx(float(planes[0, 0, :8, :8].mean()) * 8, rel=1e-4)
+
+
+@pytest.mark.parametrize("transform", ["paper", "critical"])
+def test_the_folded_misfit_is_the_literal_sum_over_coefficients(transform: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shape = (189, *[Operator(transform).blocks] * 2)
+    y = torch.randn(1, *shape, generator=generator, dtype=torch.float64)
+    weight = torch.rand(shape, generator=generator, dtype=torch.float64)
+    x = torch.randn(1, 3, 112, 112, generator=generator, dtype=torch.float64)
+    misfit, nothing = Misfit(Operator(transform), y, weight), torch.zeros_like(x)
+
+    def literal(planes: torch.Tensor) -> torch.Tensor:
+        return (weight * (Operator(transform).forward(planes) - y) ** 2).sum(dim=(1, 2, 3))
+
+    assert torch.allclose(misfit(x) - misfit(nothing), literal(x) - literal(nothing), rtol=1e-9)
+
+
+# --- reading codes ----------------------------------------------------------------------------------------
+
+
+def test_a_code_is_read_as_the_mean_of_the_values_that_lead_to_it() -> None:
+    profile = make_profile(bits=3, epsilon=20.0, reach=100.0)
+    reader = CodeReader(profile)
+    rng = np.random.default_rng(0)
+    x = rng.laplace(0, profile.deviation[0] / np.sqrt(2), 400_000)
+    noisy = np.clip(x, -100, 100) + rng.laplace(0, 200 / 20.0, x.size)
+    code = np.clip(np.floor(noisy / profile.step[0] + 4), 0, 7).astype(int)
+    for k in range(8):
+        if (code == k).sum() > 2000:
+            assert reader.means[0, 0, k] == pytest.approx(x[code == k].mean(), abs=0.5)
+
+
+def test_a_reading_is_right_on_average_and_as_far_off_as_it_says() -> None:
+    profile = make_profile(bits=2, epsilon=4.0)
+    reader, rng = CodeReader(profile), np.random.default_rng(0)
+    x = rng.laplace(0, profile.deviation[0] / np.sqrt(2), 400_000)
+    noisy = x + rng.laplace(0, 200 / 4.0, x.size)
+    code = np.clip(np.floor(noisy / profile.step[0] + 2), 0, 3).astype(np.uint8)
+    unit, variance = reader.unbiased(
+        np.ones((1, *profile.shape), np.float32), 1
+    )  # what a reading of 1 becomes
+    y = reader.means[0, 0][code] * unit[0, 0, 0, 0]
+    assert np.polyfit(x, y, 1)[0] == pytest.approx(1.0, abs=0.03)
+    assert np.mean((y - x) ** 2) == pytest.approx(variance[0, 0, 0], rel=0.03)
+
+
+def test_channels_that_are_not_sent_say_nothing() -> None:
+    bits = np.zeros(189, np.int64)
+    bits[:5] = 2
+    observation = Coded(make_profile(bits=bits)).observe(CROP, captures=1, seed=0)
+    assert torch.isinf(observation.variance[5:]).all()
+    assert torch.isfinite(observation.variance[:5]).all()
+    assert (observation.values[:, 5:] == 0).all()
+
+
+# --- linear -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transform", ["paper", "critical"])
+def test_without_noise_the_linear_attack_returns_the_portrait(transform: str) -> None:
+    recovered = linear.attack(Nothing(transform), CROP, steps=60 if transform == "paper" else 120)
+    assert metrics.ssim(recovered[0], CROP[0]) > 0.9
+
+
+def test_the_public_codes_default_noise_hides_nothing() -> None:
+    recovered = linear.attack(PublicCode(), CROP, steps=60)
+    assert metrics.ssim(recovered[0], CROP[0]) > 0.9
+
+
+def test_more_noise_leaves_less_and_the_attack_never_sees_the_crop_itself() -> None:
+    clear, hidden = tiny_profile(), noisier(tiny_profile(), 100)
+    seen = metrics.ssim(linear_attack(clear, CROP, steps=50)[0], CROP[0])
+    unseen = metrics.ssim(linear_attack(hidden, CROP, steps=50)[0], CROP[0])
+    assert seen > unseen + 0.1
+
+
+def test_an_attack_is_repeatable_by_its_seed() -> None:
+    profile = noisier(tiny_profile(), 30)
+    one, again, other = (linear_attack(profile, CROP, steps=10, seed=s) for s in (1, 1, 2))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def test_the_closed_form_is_for_the_orthonormal_transform_only() -> None:
+    colour = planes_from_crops(CROP).mean(dim=(2, 3))
+    observation = Nothing("critical").observe(CROP, captures=1, seed=0)
+    exact = crops_from_planes(linear.wiener(observation, colour))
+    # Without DC every block loses its mean, so compare blocks by what is left of them.
+    difference = exact[0].astype(float) - CROP[0]
+    blocks = difference.reshape(14, 8, 14, 8, 3)
+    within = blocks - blocks.mean(axis=(1, 3), keepdims=True)
+    inside = (exact[0].reshape(14, 8, 14, 8, 3) % 255 > 0).all(
+        axis=(1, 3, 4)
+    )  # blocks nothing was clipped in
+    assert np.abs(within.transpose(0, 2, 1, 3, 4)[inside]).max() < 3
+    with pytest.raises(ValueError, match="critical"):
+        linear.wiener(Nothing("paper").observe(CROP, captures=1, seed=0), colour)
+
+
+def test_float_noise_is_the_profiles_own() -> None:
+    profile = make_profile(bits=4, epsilon=10.0)
+    observation = FloatNoise(profile).observe(np.repeat(CROP, 4, axis=0), captures=1, seed=0)
+    clean = Operator("critical").forward(planes_from_crops(CROP)).clamp(-100, 100)
+    error = (observation.values - clean).flatten().numpy()
+    assert np.abs(error).mean() == pytest.approx(20.0, rel=0.02), "mean |Laplace(b)| is b = 200 / 10"
+
+
+# --- averaging --------------------------------------------------------------------------------------------
+
+
+def test_sixteen_captures_of_one_crop_show_more_than_one() -> None:
+    profile = noisier(tiny_profile(), 30)
+    single, many = (linear_attack(profile, CROP, captures=k, steps=40)[0] for k in (1, 16))
+    assert metrics.ssim(many, CROP[0]) > metrics.ssim(single, CROP[0])
+
+
+def test_averaging_divides_the_variance_by_the_number_of_captures() -> None:
+    for protection in (
+        FloatNoise(make_profile(bits=4, epsilon=2.0)),
+        Coded(make_profile(bits=2, epsilon=2.0)),
+    ):
+        one, many = (protection.observe(CROP, captures=k, seed=0).variance.mean() for k in (1, 16))
+        assert float(one / many) == pytest.approx(16, rel=0.1)
+
+
+def test_different_crops_of_a_person_become_one_picture() -> None:
+    crops = np.stack([CROP[0], np.roll(CROP[0], 1, axis=1)])
+    recovered = recover_person(Nothing("critical"), crops)
+    assert recovered.shape == (112, 112, 3) and recovered.dtype == np.uint8
+    assert metrics.ssim(recovered, CROP[0]) > 0.5
+
+
+# --- learned ----------------------------------------------------------------------------------------------
+
+
+def test_the_attackers_ssim_is_the_ssim_that_is_reported() -> None:
+    noisy = (
+        np.clip(CROP + np.random.default_rng(0).normal(0, 20, CROP.shape), 0, 255).round().astype(np.uint8)
+    )
+    differentiable = float(ssim(planes_from_crops(noisy), planes_from_crops(CROP)))
+    assert differentiable == pytest.approx(metrics.ssim(noisy[0], CROP[0]), abs=1e-3)
+
+
+def test_training_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    crops = np.stack([crop.pixels for crop in people(3, 1).values()])
+    protection = Coded(tiny_profile())
+
+    def attacked(checkpoint: Path, *stops: int) -> np.ndarray:
+        for stop in stops:
+            training = Training(passes=6, batch=2, width=4)
+            attack = LearnedAttack(protection, training, checkpoint)
+            while attack.passes < stop:
+                rng = np.random.default_rng((training.seed, attack.passes))
+                attack._step(crops[rng.integers(len(crops), size=training.batch)], rng)
+                attack.passes += training.batch
+            attack.save()
+        return attack.attack(crops)
+
+    assert np.array_equal(attacked(tmp_path / "once.pt", 6), attacked(tmp_path / "twice.pt", 2, 6))
+
+
+def test_learning_lowers_the_loss_and_a_checkpoint_of_another_protection_is_refused(tmp_path: Path) -> None:
+    crops, losses = np.stack([crop.pixels for crop in people(4, 1).values()]), []
+    training = Training(passes=48, batch=4, width=6)
+    attack = LearnedAttack(Coded(tiny_profile()), training, tmp_path / "a.pt")
+    attack.train(crops, progress=lambda passes, loss: losses.append(loss))
+    assert attack.passes == 48
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    with pytest.raises(ValueError, match="was trained with protection"):
+        LearnedAttack(Coded(tiny_profile("other")), training, tmp_path / "a.pt")
+
+
+# --- judging ----------------------------------------------------------------------------------------------
+
+
+def test_the_judges_threshold_lets_a_thousandth_of_strangers_pass(tmp_path: Path) -> None:
+    images = people(160, 1)
+    judge = Judge.open(write_judge(tmp_path / "judge.pt"), images, identities(images))
+    vectors = judge.embed(np.stack([images[name].pixels for name in sorted(images)]))
+    scores = (vectors @ vectors.T)[np.triu_indices(160, k=1)]
+    assert judge.comparisons == scores.size
+    assert np.mean(scores >= judge.threshold) <= 1e-3
+    assert judge.accepted(CROP, CROP).tolist() == [True]
+
+
+def test_too_few_strangers_set_no_threshold(tmp_path: Path) -> None:
+    images = people(20, 1)
+    with pytest.raises(ValueError, match="more people"):
+        Judge.open(write_judge(tmp_path / "judge.pt"), images, identities(images))
+
+
+def test_a_flat_picture_keeps_the_mean_colour_and_nothing_else() -> None:
+    flat = recovery.flat(CROP)
+    assert np.ptp(flat[0], axis=(0, 1)).max() == 0
+    assert np.abs(flat[0].mean(axis=(0, 1)) - CROP[0].mean(axis=(0, 1))).max() < 1.5
+
+
+def test_one_of_each_person_comes_before_a_second_of_anybody() -> None:
+    assert one_each({"a1": "a", "a2": "a", "b1": "b", "c1": "c"}, 4) == ["a1", "b1", "c1", "a2"]
+
+
+# --- linkage ----------------------------------------------------------------------------------------------
+
+
+def test_linkage_counts_captures_whose_owner_scores_highest() -> None:
+    gallery = np.eye(4, dtype=np.float32)
+    probes = gallery[[0, 1, 3, 2]]  # two people mistaken for each other
+    figures = linkage.linkage_figures(probes, gallery)
+    assert (figures["linked"], figures["chance"], figures["gallery_people"]) == (0.5, 0.25, 4)
+
+
+def test_a_distilled_network_links_captures_to_the_people_it_never_saw(tmp_path: Path) -> None:
+    images = people(170, 2)
+    judge = Judge.open(write_judge(tmp_path / "judge.pt"), images, identities(images))
+    victims = runs.choose_victims(images, identities(images), 10)
+    crops = runs.crops_of(images, identities(images), without=victims.identities, limit=160)
+    rows = runs.run_linkage(
+        [tiny_profile()],
+        judge,
+        crops,
+        victims,
+        pairs=[160],
+        distillation=linkage.Distillation(passes=480, batch=16),
+    )
+    assert rows[0]["linked"] == 1.0, "on pictures, the attacker's recogniser links everybody"
+    assert rows[1]["pairs"] == 160
+    assert rows[1]["linked"] > 2 * rows[1]["chance"]
+
+
+# --- templates --------------------------------------------------------------------------------------------
+
+KEYS = (bytes(range(32)), bytes(range(32, 64)))
+
+
+def unit(rng: np.random.Generator, count: int, dimension: int = 64) -> np.ndarray:
+    vectors = rng.normal(size=(count, dimension))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_galleries_are_unlinkable_while_keys_are_secret_and_linked_once_they_are_known() -> None:
+    rng = np.random.default_rng(0)
+    first = unit(rng, 1000)
+    second = first + 0.05 * unit(rng, 1000)
+    second /= np.linalg.norm(second, axis=1, keepdims=True)
+    figures = template.unlinkability_figures(first, second.astype(np.float32), keys=KEYS)
+    assert figures["d_sys_key_known"] > 0.99
+    assert figures["d_sys_key_secret"] < 0.15
+    assert figures["d_sys_key_secret"] == pytest.approx(figures["d_sys_floor"], abs=0.1)
+
+
+def test_whoever_knows_as_many_embeddings_as_dimensions_needs_no_key() -> None:
+    rng = np.random.default_rng(0)
+    known, others = unit(rng, 64), unit(rng, 20)
+    solved = template.solved_rotation(known, template.protected(known, KEYS[0]))
+    assert np.abs(template.protected(others, KEYS[0]) @ solved - others).max() < 1e-3
+    few = template.solved_rotation(known[:8], template.protected(known[:8], KEYS[0]))
+    assert np.abs((template.protected(others, KEYS[0]) @ few * others).sum(axis=1)).mean() < 0.6
+
+
+def test_with_the_key_a_template_becomes_a_picture_the_system_accepts_and_without_it_does_not(
+    tmp_path: Path,
+) -> None:
+    from recognition.checkpoint import load_model
+    from tests.tiny_model import make_tiny_model
+
+    model = load_model(make_tiny_model(tmp_path / "tiny"))
+    images = people(30, 2)
+    victims = runs.choose_victims(images, identities(images), 4)
+    public = runs.crops_of(images, identities(images), without=victims.identities, limit=20)
+    figures, rows = runs.run_template(
+        model, model.accepted[0].profile, victims, None, public, keys=KEYS, steps=40, known_pairs=()
+    )
+    known, secret = rows
+    assert known["knowledge"] == "key known" and known["embedding_cosine"] > 0.99
+    assert known["accepted_by_system"] > secret["accepted_by_system"]
+    assert abs(secret["embedding_cosine"]) < 0.3
+    assert {"d_sys_key_known", "d_sys_key_secret", "d_sys_floor"} <= set(figures)
+
+
+def test_the_portraits_points_lie_on_the_face() -> None:
+    assert PORTRAIT_POINTS.shape == (5, 2)
+    left, right, nose, *_ = PORTRAIT_POINTS
+    assert left[0] < nose[0] < right[0]

@@ -1,0 +1,186 @@
+"""The commands researchers type: progress on stderr, one JSON object as the last line of stdout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recognition.checkpoint import load_model
+from recognition.evaluation import report
+from recognition.evaluation.__main__ import main
+from recognition.recognizer import Recognizer
+from tests.recognition.evaluation.faces import people, write_judge, write_labels, write_tar
+from tests.tiny_model import make_tiny_model
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, a tar of 160 synthetic people with two pictures each, labels, pairs, a judge."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    make_tiny_model(folder / "tiny")
+    images = people(160, 2)
+    write_tar(folder / "faces.tar", images)
+    write_labels(folder / "labels.csv", images)
+    write_judge(folder / "judge.pt")
+    rows = ["fold,img1,img2,same"]
+    for n in range(8):
+        rows += [f"{n % 2},p{n:03d}_0,p{n:03d}_1,1", f"{n % 2},p{n:03d}_0,p{n + 1:03d}_1,0"]
+    (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def figures(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, Any]:
+    assert main([str(argument) for argument in arguments]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.strip().splitlines()
+    assert len(lines) == 1, "progress belongs on stderr"
+    result: dict[str, Any] = json.loads(lines[-1])
+    return result
+
+
+def test_verification_prints_its_figures_and_can_keep_them(
+    place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    result = figures(
+        capsys, "verification", "--images", place / "faces.tar", "--pairs", place / "pairs.csv",
+        "--model", place / "tiny", "--labels", place / "labels.csv", "--groups", place / "labels.csv",
+        "--by", "gender,age", "--captures", "2", "--out", tmp_path / "verification.json",
+    )  # fmt: skip
+    assert result["accuracy"] == 1.0
+    assert {"fnmr_at_fmr_1e-3", "fnmr_at_fmr_1e-3_interval", "impostor_trials", "payload_bytes"} <= set(
+        result
+    )
+    assert result["captures"] == 2
+    assert set(result["groups"]) == {"gender", "age"} and set(result["groups"]["age"]) == {"30-44"}
+    assert json.loads((tmp_path / "verification.json").read_text()) == result
+
+
+def test_identification_prints_fnir_fpir_and_trials(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = figures(
+        capsys, "identification", "--images", place / "faces.tar", "--labels", place / "labels.csv",
+        "--model", place / "tiny", "--enrol", "3", "--fpir", "0.05", "--gallery", "10", "--seed", "4",
+    )  # fmt: skip
+    assert {"fnir", "fpir", "impostor_trials", "fnir_at_shipped_threshold"} <= set(result)
+    assert result["gallery_people"] == 10 and result["impostor_trials"] == 160
+
+
+def test_calibration_writes_thresholds_that_the_recognizer_uses(
+    place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = make_tiny_model(tmp_path / "tiny")
+    before = load_model(folder)
+    result = figures(
+        capsys, "calibrate", "--images", place / "faces.tar", "--labels", place / "labels.csv",
+        "--model", folder, "--limit", "60", "--source", "synthetic people",
+    )  # fmt: skip
+    after = load_model(folder)
+    written = after.accepted[0].calibration
+    assert (
+        written.source == "synthetic people"
+        and written.comparisons == result["profiles"][0]["impostor_comparisons"]
+    )
+    assert written != before.accepted[0].calibration
+    assert after.accepted[0].profile.hash == before.accepted[0].profile.hash
+    thresholds = result["profiles"][0]["threshold_for_gallery"]
+    assert thresholds["1"] <= thresholds["100"] <= thresholds["10000"], (
+        "a larger gallery needs a stricter threshold"
+    )
+    assert Recognizer.load(folder).threshold_for(gallery_size=100, target_fpir=0.01) == thresholds["100"]
+
+
+def test_ijb_prints_tpr_at_fpr(place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    media, pairs = tmp_path / "face_tid_mid.txt", tmp_path / "template_pair_label.txt"
+    media.write_text(
+        "".join(f"p{n:03d}_{k}.png {2 * n + k} {2 * n + k}\n" for n in range(6) for k in range(2))
+    )
+    pairs.write_text("".join(f"{2 * n} {2 * m + 1} {int(n == m)}\n" for n in range(6) for m in range(6)))
+    result = figures(
+        capsys,
+        "ijb",
+        "--images",
+        place / "faces.tar",
+        "--media",
+        media,
+        "--pairs",
+        pairs,
+        "--model",
+        place / "tiny",
+    )
+    assert result["tpr_at_fpr_1e-4"] == 1.0
+    assert (result["genuine_trials"], result["impostor_trials"]) == (6, 30)
+
+
+def test_labels_are_written_from_names(
+    place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    result = figures(capsys, "labels", "--images", place / "faces.tar", "--csv", tmp_path / "l.csv")
+    assert (result["images"], result["identities"]) == (320, 160)
+    assert (tmp_path / "l.csv").read_text().splitlines()[1] == "p000_0,p000"
+
+
+def attack_arguments(place: Path, kind: str, count: int) -> list[str | Path]:
+    return ["attack", kind, "--images", place / "faces.tar", "--labels", place / "labels.csv",
+            "--model", place / "tiny", "--count", str(count), "--judge", place / "judge.pt"]  # fmt: skip
+
+
+def test_every_attack_prints_its_figures_and_the_page_shows_them(
+    place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    page = tmp_path / "attacks.md"
+    assert figures(capsys, "report", "--results", results, "--out", page)["results"] == 0
+    assert page.read_text().count(report.NOT_RUN) == 5, "an attack that was not run is said not to have been"
+
+    more = {
+        "linear": ["--steps", "20", "--uniform", "8", "--float"],
+        "learned": ["--passes", "32", "--train-count", "8", "--checkpoints", tmp_path / "nets"],
+        "averaging": ["--steps", "10", "--captures", "1", "2"],
+        "linkage": ["--passes", "64", "--pairs", "16", "--train-count", "16"],
+        "template": ["--steps", "5", "--train-count", "8"],
+    }
+    for kind, arguments in more.items():
+        result = figures(
+            capsys, *attack_arguments(place, kind, 3), *arguments, "--out", results / f"{kind}.json"
+        )
+        assert (result["attack"], result["faces"]) == (kind, 3)
+        assert result["judge_impostor_comparisons"] >= 10_000
+        if kind in ("linear", "learned", "averaging"):
+            assert {"ssim", "psnr", "accepted", "payload_bytes"} <= set(result)
+            assert result["rows"][0]["protection"] == "mean colour alone"
+    assert (tmp_path / "nets").exists()
+
+    figures(capsys, "report", "--results", results, "--out", page)
+    text = page.read_text()
+    assert report.NOT_RUN not in text
+    linear = json.loads((results / "linear.json").read_text())
+    assert f"{linear['ssim']:.3f}" in text and f"{linear['psnr']:.2f}" in text
+    assert "uniform budgets (critical), float" in text
+
+
+def test_what_cannot_be_done_is_said_on_stderr_with_status_2(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, complaint in (
+        (["verification", "--images", place / "faces.tar"], "--pairs is needed"),
+        (["identification", "--images", place / "faces.tar"], "--labels is needed"),
+        (["attack", "linkage", "--images", place / "faces.tar", "--labels", place / "labels.csv",
+          "--model", place / "tiny", "--count", "2"], "needs --judge"),
+        (["verification", "--images", place / "faces.tar", "--pairs", place / "pairs.csv",
+          "--model", "/nowhere/model"], "no usable model"),
+    ):  # fmt: skip
+        assert main([str(a) for a in arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert complaint in captured.err
+
+
+def test_the_portrait_sheet_shows_the_crop_beside_its_recoveries() -> None:
+    from recognition.evaluation.attacks.observation import Nothing
+
+    sheet = report.portrait_sheet([Nothing("critical")], steps=5)
+    assert sheet.shape == (264, 464, 3) and sheet.dtype == np.uint8
