@@ -138,7 +138,7 @@ def _pack(file: Path, leave_out: str | None) -> Images:
     def reader(i: int) -> Callable[[], bytes]:
         return lambda: blob[offsets[i] : offsets[i + 1]].tobytes()
 
-    return _named([(f"{i:06d}", reader(i)) for i in np.flatnonzero(keep)], file)
+    return _named([(f"{i:06d}", reader(int(i))) for i in np.flatnonzero(keep)], file)
 
 
 def _kept(file: Path, pack: Any, leave_out: str | None) -> NDArray[np.bool_]:

@@ -42,7 +42,7 @@ class Judge:
         with warnings.catch_warnings():
             # torch would rather see torch.export; the recognisers that people hand round are TorchScript.
             warnings.simplefilter("ignore", DeprecationWarning)
-            network = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+            network = torch.jit.load(str(path), map_location="cpu").eval()
         judge = cls(network, threshold=1.0, comparisons=0)
         names = one_each(identities, limit)
         vectors = judge.embed(np.stack([images[name].pixels for name in names]))

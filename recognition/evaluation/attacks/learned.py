@@ -165,7 +165,7 @@ class LearnedAttack:
         predicted = self.network(pictures_of(observation), target.mean(dim=(2, 3)) / LEVEL) * LEVEL
         loss = (predicted - target).abs().mean() / LEVEL + (1 - ssim(predicted, target))
         self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimiser.step()
         return float(loss.detach())
 

@@ -53,7 +53,7 @@ def recover(observation: Observation, mean_colour: Tensor, *, steps: int = 150, 
         optimiser.zero_grad()
         x = planes()
         loss = 0.5 * misfit(x).sum() + (weight * total_variation(x)).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         schedule.step()
     return planes().detach()

@@ -79,7 +79,7 @@ class Linker:
             )
             loss = (1 - (predicted * torch.from_numpy(targets[rows])).sum(dim=1)).mean()
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             passes += plan.batch
             progress(passes, float(loss.detach()))
