@@ -353,8 +353,6 @@ def _settle(
             "received_at": attempt.received_at.isoformat(),
         },
     )
-    if decision.reason in PERSON_REFUSALS:
-        _watch_refusals(attempt, at)
     live.publish(
         "attempt", {"id": str(attempt.pk), "granted": decision.granted, "reason": decision.reason.value}
     )
@@ -382,6 +380,10 @@ def _after_settling(attempt: AccessAttempt, payload_key: str) -> None:
             payloads.discard(payload_key)
     except (decisions.DecisionsUnavailableError, payloads.PayloadStoreUnavailable):
         log.exception("attempt %s is settled, but nobody could be told", attempt.pk)
+    # Last, and outside the decision's transaction: nobody at a door waits while refusals are counted, nor for the
+    # row of an alarm. A process that dies right here leaves the alarm to the next refusal, which counts them all.
+    if attempt.reason in PERSON_REFUSALS and attempt.settled_at is not None:
+        _watch_refusals(attempt, attempt.settled_at)
 
 
 def _watch_refusals(attempt: AccessAttempt, at: datetime) -> None:
@@ -394,13 +396,15 @@ def _watch_refusals(attempt: AccessAttempt, at: datetime) -> None:
     refused = recent.count()
     if refused >= REFUSALS_BEFORE_ALARM:
         minutes = int(REFUSALS_WINDOW.total_seconds() // 60)
-        raise_alarm(
-            kind=Alarm.Kind.REPEATED_REFUSALS,
-            message=f"{refused} refusals at {attempt.door} within {minutes} minutes",
-            at=at,
-            door=attempt.door,
-            terminal=attempt.terminal,
-        )
+        with transaction.atomic():
+            Door.objects.select_for_update(no_key=True).get(pk=attempt.door_id)  # two at once raise one alarm
+            raise_alarm(
+                kind=Alarm.Kind.REPEATED_REFUSALS,
+                message=f"{refused} refusals at {attempt.door} within {minutes} minutes",
+                at=at,
+                door=attempt.door,
+                terminal=attempt.terminal,
+            )
 
 
 # Terminals
