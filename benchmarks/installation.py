@@ -27,6 +27,7 @@ from tests.services import Postgres, Redis, free_port
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 300.0
 WORKER_THREADS = 16
+EMBEDDED_COUNTER = "lintel:benchmark:embedded"  # in Redis, counted up by benchmarks.embed_task
 
 
 class AsProxied(httpx.HTTPTransport):
@@ -114,7 +115,7 @@ def production(model: str, *, templates: int, workers: int = 1) -> Iterator[Runn
             pid = stack.enter_context(
                 _process(environment | own, folder / f"worker{number}.log", "-m", "celery", "-A", "accesscontrol",
                          "worker", "-n", f"w{number}@%h", "-Q", "recognition,maintenance", "--pool", "threads",
-                         "--concurrency", str(WORKER_THREADS))
+                         "--concurrency", str(WORKER_THREADS), "-I", "benchmarks.embed_task")
             )  # fmt: skip
             worker_pids.append(pid)
         if workers:

@@ -8,10 +8,8 @@ import secrets
 import sys
 from datetime import datetime
 
-import cv2
 import django
 import numpy as np
-from skimage import data
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "accesscontrol.settings")
 django.setup()
@@ -21,16 +19,18 @@ from django.db import transaction  # noqa: E402
 from django.db.models import Count, Max  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
+from accesscontrol.celery import RECOGNITION_QUEUE, app  # noqa: E402
 from accesscontrol.models import AccessAttempt, AccessGroup, AccessRule, Door, Terminal  # noqa: E402
 from accesscontrol.services import issue_pairing_code, submit_attempt  # noqa: E402
-from enrollment import gallery, sealing  # noqa: E402
+from enrollment import gallery, payloads, sealing  # noqa: E402
 from enrollment.models import Consent, Enrollment, Person, ProtectedTemplate  # noqa: E402
 from recognition.frequency import to_frequency  # noqa: E402
 from recognition.noise import perturb  # noqa: E402
 from recognition.payload import pack  # noqa: E402
-from recognition.types import FaceCrop  # noqa: E402
+from tests.tiny_model import synthetic_picture  # noqa: E402
 
 BATCH = 500
+PICTURES = 64
 ACTOR = "benchmark"
 
 
@@ -80,18 +80,27 @@ def pairing_code() -> str:
     return issue_pairing_code(terminal=terminal, actor=ACTOR, at=timezone.now())
 
 
-def submit(count: int) -> str:
-    """Attempts of the first terminal with a portrait's captures, as the API submits them; their time of arrival."""
+def synthetic_captures(count: int) -> list[bytes]:
+    """Of many different pictures, so that their nearest templates are many different people's."""
     profile = gallery.recognizer().recognizer.default_profile
-    crop = FaceCrop(np.ascontiguousarray(cv2.resize(data.astronaut()[40:190, 150:300], (112, 112))))
-    features = to_frequency(crop, profile.transform)
-    payloads = [pack(perturb(features, profile, os.urandom), profile) for _ in range(count)]
-    terminal = Terminal.objects.first()
-    if terminal is None:
-        pairing_code()
-        terminal = Terminal.objects.get()
+    features = [to_frequency(synthetic_picture(seed), profile.transform) for seed in range(PICTURES)]
+    return [pack(perturb(features[n % PICTURES], profile, os.urandom), profile) for n in range(count)]
+
+
+def enqueue(count: int) -> str:
+    """Captures for `benchmarks.embed_task`, handed over as those of attempts are: by key."""
+    for payload in synthetic_captures(count):
+        key = payloads.store(payload, settings.LINTEL_PAYLOAD_TTL_S)
+        app.send_task("benchmarks.embed", kwargs={"payload_key": key}, queue=RECOGNITION_QUEUE)
+    return ""
+
+
+def submit(count: int) -> str:
+    """Attempts of the one terminal, as the API submits them; their time of arrival."""
+    captures = synthetic_captures(count)
+    terminal = Terminal.objects.get()
     since = timezone.now()
-    for payload in payloads:
+    for payload in captures:
         submit_attempt(terminal=terminal, payload=payload, nonce=secrets.token_urlsafe(18), at=timezone.now())
     return json.dumps([since.isoformat()])
 
@@ -114,6 +123,8 @@ def main(action: str, *arguments: str) -> None:
         fill_gallery(int(arguments[0]))
     elif action == "pairing_code":
         sys.stdout.write(pairing_code())
+    elif action == "enqueue":
+        sys.stdout.write(enqueue(int(arguments[0])))
     elif action == "submit":
         sys.stdout.write(submit(int(arguments[0])))
     elif action == "settled":
