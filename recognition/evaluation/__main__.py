@@ -228,7 +228,11 @@ def attack_command(options: argparse.Namespace) -> dict[str, Any]:
         figures = ATTACKS[options.attack](options, images, identities, victims, judge, shown)
     figures |= {"attack": options.attack, "faces": len(victims.crops), "seed": options.seed}
     if judge is not None:
-        figures |= {"judge_threshold": judge.threshold, "judge_impostor_comparisons": judge.comparisons}
+        figures |= {
+            "judge": options.judge.name,
+            "judge_threshold": judge.threshold,
+            "judge_impostor_comparisons": judge.comparisons,
+        }
     return figures
 
 
@@ -393,11 +397,11 @@ def report_command(options: argparse.Namespace) -> dict[str, Any]:
     results = report.read_results(options.results)
     picture = None
     if options.pictures:
-        picture = options.out.with_name("attacks.png")
+        picture = options.out.with_name("attacks.jpg")
         with bar("pictures") as shown:
             sheet = report.portrait_sheet(_protections(options), steps=options.steps, told=shown.report)
         cv2.imwrite(str(picture), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    text = report.page(results, picture.name if picture else None)
+    text = report.page(results, picture.name if picture else None, options.note)
     options.out.write_text(text, encoding="utf-8")
     return {"written": str(options.out), "results": len(results)}
 
@@ -549,6 +553,9 @@ def parser() -> argparse.ArgumentParser:
     sub = command("report", report_command, "write the page of attacks from result files")
     sub.add_argument("--results", type=Path, required=True, help="folder of JSON results written with --out")
     sub.add_argument("--out", type=Path, required=True, dest="out", help="page to write")
+    sub.add_argument(
+        "--note", default="", help="what a reader must know about these results, after the introduction"
+    )
     sub.add_argument("--pictures", action="store_true", help="also recover the public-domain portrait")
     _protection_options(sub)
     sub.add_argument("--steps", type=int, default=150)

@@ -65,7 +65,7 @@ def recovery_table(rows: Sequence[Row], *, attacker: bool = False) -> str:
         epsilon = row.get("epsilon_mean_per_coefficient")
         interval = row.get("accepted_interval")
         line = [
-            str(row["protection"]) + ("" if row.get("coded", True) else " (float)"),
+            str(row["protection"]),
             "" if epsilon is None else f"{epsilon:.3g}",
             str(row.get("captures", "")),
             number(row.get("ssim"), 3),
@@ -126,7 +126,7 @@ def _faces(result: Row) -> str:
     judge = ""
     if "judge_threshold" in result:
         judge = (
-            f" Judge's threshold {result['judge_threshold']:.3f}, FMR 1e-3 over"
+            f" Judge `{result.get('judge', 'not named')}`, threshold {result['judge_threshold']:.3f}, FMR 1e-3 over"
             f" {result['judge_impostor_comparisons']:,} comparisons of different people."
         )
     return f"{result['faces']} people, seed {result['seed']}.{judge} Result file `{result['file']}`."
@@ -164,15 +164,17 @@ SECTIONS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def page(results: Sequence[Row], picture: str | None) -> str:
-    """docs/attacks.md. A section whose attack has no result says so."""
+def page(results: Sequence[Row], picture: str | None, note: str = "") -> str:
+    """docs/attacks.md. A section whose attack has no result says so; the note follows the introduction."""
     parts = [
         "# Attacks on ourselves",
         "Written by `python -m recognition.evaluation report` from result files; docs/evaluation.md has the"
         " commands. SSIM and PSNR are against the crop attacked; *accepted* is the share of recovered"
-        " pictures that a recogniser we did not train calls the same person as that crop. A recovery is worth"
+        " pictures that another recogniser, the judge, calls the same person as that crop. A recovery is worth"
         " what it has above the row *mean colour alone*, which is what the attackers are given.",
     ]
+    if note:
+        parts.append(note)
     if picture:
         parts.append(
             f"![The portrait, and what the linear attack recovers of it from one capture]({picture})\n\n"

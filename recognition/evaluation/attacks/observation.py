@@ -86,7 +86,7 @@ class PublicCode:
 
     @property
     def name(self) -> str:
-        return "public code's default noise (paper)"
+        return "public code's noise (paper)"
 
     def observe(self, crops: NDArray[np.uint8], *, captures: int, seed: int) -> Observation:
         operator = Operator("paper")
