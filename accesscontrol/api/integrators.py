@@ -4,6 +4,7 @@ one."""
 from __future__ import annotations
 
 import uuid
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
@@ -98,13 +99,14 @@ class RuleInput(serializers.Serializer[Any]):
     valid_until = serializers.DateTimeField(required=False, allow_null=True)
 
 
-class ListView(IntegratorView):
+class ListView(IntegratorView, ABC):
     """A page of rows. Subclasses say which."""
 
     row: type[serializers.ModelSerializer[Any]]
 
+    @abstractmethod
     def rows(self) -> QuerySet[Any]:
-        raise NotImplementedError
+        """The rows to list, in their order."""
 
     def page(self, request: Request) -> Response:
         pages = Pages()
