@@ -20,7 +20,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import (
@@ -34,7 +33,7 @@ from rich.progress import (
 
 from recognition.budget import PrivacyProfile, load_profile
 from recognition.checkpoint import ModelError, calibrate, load_model, model_folder, save_model
-from recognition.evaluation import data, identification, report, verification
+from recognition.evaluation import captures, data, identification, report, verification
 from recognition.evaluation.attacks import runs
 from recognition.evaluation.attacks.averaging import CAPTURES
 from recognition.evaluation.attacks.judge import Judge
@@ -564,7 +563,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _common(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--threads", type=int, help="torch threads")
+    sub.add_argument("--threads", type=int, help="threads to compute in; default: the cores there are")
     if "report" not in sub.prog.split():
         sub.add_argument("--out", type=Path, help="also write the figures to this file")
 
@@ -639,8 +638,7 @@ def _attack(sub: argparse.ArgumentParser, name: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    captures.set_workers(options.threads or captures.workers())
     try:
         figures = options.run(options)
     except (data.DataError, ModelError, OSError, ValueError) as error:
