@@ -1,7 +1,5 @@
 """A server on a real socket, a door that remembers, a paired state."""
 
-import threading
-
 import pytest
 
 from recognition.detect import Detector
@@ -101,10 +99,3 @@ def capture():
 def detector():
     return Detector(models=models_folder())
 
-
-@pytest.fixture(autouse=True)
-def no_thread_survives():
-    before = set(threading.enumerate())
-    yield
-    for thread in set(threading.enumerate()) - before:
-        thread.join(timeout=2)

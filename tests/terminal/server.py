@@ -36,7 +36,7 @@ class Server:
         self.sign_with = {}  # changes to how replies are signed, see `_headers`
         self.tamper = lambda status, headers, body: (status, headers, body)
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._http.daemon_threads = True
+        self._http.daemon_threads = False  # so that `stop` waits for the threads that still answer
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
 
@@ -45,6 +45,7 @@ class Server:
         return f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def stop(self):
+        """Every thread that this server started has ended afterwards."""
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -61,7 +62,7 @@ class Server:
             "private_key": TERMINAL_SEED,
             "server_keys": {KEY_ID: protocol.public_key_of(SERVER_SEED)},
             "profile_hash": self.profile.hash,
-            "attempt_deadline_ms": 300,
+            "attempt_deadline_ms": 30_000,
         }
         return TerminalState(**{**values, **changes})
 
@@ -79,7 +80,7 @@ class Server:
                 }
             ],
             "server_time": datetime.now(UTC).isoformat(),
-            "attempt_deadline_ms": 300,
+            "attempt_deadline_ms": 30_000,
         }
 
     def decision(self, request, **changes):

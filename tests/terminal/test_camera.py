@@ -84,7 +84,7 @@ class FakeVideo:
 def test_a_live_source_drops_old_frames_and_reports_its_end(monkeypatch):
     monkeypatch.setattr("terminal.camera._open_video", lambda device: FakeVideo(last=50))
     source = LiveSource(0, "camera 0")
-    source._reader.join(timeout=5)
+    source._reader.join(timeout=60)
     frames = iter(source)
     assert next(frames).pixels[0, 0, 0] == 50
     with pytest.raises(CameraError, match="stopped giving frames"):

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from terminal.decision import VerifiedDecision
-from terminal.door import CommandDriver, Door, DoorError, RelayDriver
+from terminal.door import CommandDriver, Door, DoorError, RelayDriver, _thread_timer
 from tests.terminal.conftest import ManualTimer
 from tests.terminal.server import DOOR_ID
 
@@ -70,9 +70,15 @@ def test_a_door_cannot_be_told_to_stay_open(lock, hold_s):
 
 
 def test_the_real_timer_locks_the_door(lock):
-    door = Door(door_id=DOOR_ID, driver=lock, hold_s=0.05)
+    started = []
+
+    def remembered(seconds, action):
+        started.append(_thread_timer(seconds, action))
+        return started[-1]
+
+    door = Door(door_id=DOOR_ID, driver=lock, hold_s=0.05, timer=remembered)
     door.open(yes(), now=NOW)
-    door._relock.join(timeout=5)
+    started[0].join(timeout=60)
     assert lock.moves == ["lock", "unlock", "lock"]
 
 
