@@ -7,6 +7,8 @@ from collections.abc import Callable
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
+from enrollment.camera import CAPTURE_WORKERS
+
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
 #: Nothing from elsewhere, nothing inline, nothing evaluated. `data:` pictures are the drawn QR codes of sign-in.
@@ -25,8 +27,14 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "object-src 'none'",
     )
 )
+#: On pages that take captures, and for the worker that does the work there: WebAssembly, still never eval.
+CAMERA_SECURITY_POLICY = (
+    CONTENT_SECURITY_POLICY.replace("script-src 'self'", "script-src 'self' 'wasm-unsafe-eval'")
+    + "; worker-src 'self'"
+)
 UNKNOWN_ADDRESS = "0.0.0.0"  # noqa: S104 (an address nobody has, not one to listen on)
 PERMISSIONS_POLICY = "camera=(), microphone=(), geolocation=(), payment=(), usb=()"
+CAMERA_PERMISSIONS_POLICY = PERMISSIONS_POLICY.replace("camera=()", "camera=(self)")
 
 
 class SecurityHeaders:
@@ -37,9 +45,19 @@ class SecurityHeaders:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
-        response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
-        response.headers.setdefault("Permissions-Policy", PERMISSIONS_POLICY)
+        camera = getattr(response, "uses_camera", False)
+        captures = camera or request.path in _capture_workers()
+        response.headers.setdefault(
+            "Content-Security-Policy", CAMERA_SECURITY_POLICY if captures else CONTENT_SECURITY_POLICY
+        )
+        response.headers.setdefault(
+            "Permissions-Policy", CAMERA_PERMISSIONS_POLICY if camera else PERMISSIONS_POLICY
+        )
         return response
+
+
+def _capture_workers() -> frozenset[str]:
+    return frozenset(settings.STATIC_URL + worker for worker in CAPTURE_WORKERS)
 
 
 class ClientAddress:

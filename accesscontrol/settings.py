@@ -23,6 +23,7 @@ from accesscontrol.environment import (
     parse_env_file,
     secret_key_problem,
 )
+from recognition.fetch_models import models_folder
 
 django_stubs_ext.monkeypatch()  # lets code say `ModelForm[Site]`, which type checkers need
 
@@ -306,6 +307,9 @@ FILE_UPLOAD_MAX_MEMORY_SIZE = 512 * 1024
 # -- Static files, language, time -------------------------------------------------------------------------------
 
 STATIC_URL = "/static/"
+#: The networks and the runtime that find a face in a browser: set-up fetched and verified them, we serve them.
+_networks = models_folder(env.values).resolve()
+STATICFILES_DIRS = [("enrollment/networks", _networks)] if _networks.is_dir() else []
 # Served from the packages' own folders in both modes, read once at start: nothing to collect, nothing to forget.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG

@@ -1,12 +1,15 @@
-"""Fetch, once, the three small networks that find a face: `python -m recognition.fetch_models`.
+"""Fetch, once, the three small networks that find a face, and what runs them in a browser:
+`python -m recognition.fetch_models`, or with `--terminal` the networks alone.
 
-They come from two npm packages by MediaPipe's authors (Apache-2.0), pinned by version, by the SHA-512 that
+They come from npm packages by Google (MediaPipe and LiteRT, Apache-2.0), pinned by version, by the SHA-512 that
 npm publishes and by the SHA-256 of each file. The registry is whatever npm would use here, so mirrors work.
-Nothing is fetched at run time: a terminal whose files are missing or altered says so and stays shut.
+Nothing is fetched at run time: a terminal whose files are missing or altered says so and stays shut, and
+browsers get these files from our own server.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
 import hashlib
 import io
@@ -18,7 +21,7 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +82,22 @@ FACE_MESH = Part(
     length=1_241_896,
     sha256="c603fa6149219a3e9487dc9abd7a0c24474c77263273d24868378cdf40aa26d1",
 )
-PACKAGES = (
+# TensorFlow Lite as WebAssembly, for browsers: the build without threads, which every browser of today runs.
+RUNTIME_LOADER = Part(
+    file="litert_wasm_compat_internal.js",
+    member="package/wasm/litert_wasm_compat_internal.js",
+    start=0,
+    length=273_246,
+    sha256="4d8f894b7883654fd6e8439730aa41e79ceaab7d19184fc4f1f0b0f1a2a2c8a5",
+)
+RUNTIME = Part(
+    file="litert_wasm_compat_internal.wasm",
+    member="package/wasm/litert_wasm_compat_internal.wasm",
+    start=0,
+    length=9_334_181,
+    sha256="5255c8ad06eabdbd2522cdebf6b22fc10faf74625c23a49b9e072570cd1fa41c",
+)
+NETWORKS = (
     Package(
         name="@mediapipe/face_detection",
         version="0.4.1657300184",
@@ -95,6 +113,16 @@ PACKAGES = (
         parts=(FACE_MESH,),
     ),
 )
+BROWSER_RUNTIME = (
+    Package(
+        name="@litertjs/core",
+        version="2.5.3",
+        integrity="PlGmbMOq9WitX7FO0jhbdJw9GthatsyuCQXjTt/wJZo0FLaw48q4tz8IwqgqCIkviYGr9OFDL1kCnN4nzWoyJQ==",
+        bytes=11_817_097,
+        parts=(RUNTIME_LOADER, RUNTIME),
+    ),
+)
+PACKAGES = NETWORKS + BROWSER_RUNTIME
 
 
 class ModelsUnavailableError(Exception):
@@ -123,7 +151,13 @@ def read_model(part: Part, folder: Path) -> bytes:
     return data
 
 
-def fetch_models(folder: Path, *, registry: str, advance: Callable[[Package], Advance]) -> list[str]:
+def fetch_models(
+    folder: Path,
+    *,
+    registry: str,
+    advance: Callable[[Package], Advance],
+    packages: Sequence[Package] = PACKAGES,
+) -> list[str]:
     """Bring `folder` up to date and return the names of the files written; none when all are there and
     verified.
 
@@ -131,7 +165,7 @@ def fetch_models(folder: Path, *, registry: str, advance: Callable[[Package], Ad
     name.
     """
     written: list[str] = []
-    for package in PACKAGES:
+    for package in packages:
         missing = [part for part in package.parts if not _is_there(part, folder)]
         if missing:
             parts = unpack(package, fetch_tarball(package, registry, advance(package)))
@@ -276,10 +310,13 @@ def _advice(package: Package, url: str, why: str) -> str:
     )
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m recognition.fetch_models", description=__doc__)
+    parser.add_argument("--terminal", action="store_true", help="without what only browsers need")
+    packages = NETWORKS if parser.parse_args(arguments).terminal else PACKAGES
     console = Console(stderr=True)
     folder = models_folder()
-    if all(_is_there(part, folder) for package in PACKAGES for part in package.parts):
+    if all(_is_there(part, folder) for package in packages for part in package.parts):
         console.print(f"Face detection networks: all here and verified, in {folder}", soft_wrap=True)
         return 0
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -290,7 +327,7 @@ def main() -> int:
                 task = progress.add_task(package.name, total=package.bytes)
                 return lambda received, expected: progress.update(task, completed=received, total=expected)
 
-            written = fetch_models(folder, registry=find_registry(), advance=advance)
+            written = fetch_models(folder, registry=find_registry(), advance=advance, packages=packages)
     except ModelsUnavailableError as error:
         console.print(str(error), style="bold red", soft_wrap=True)
         return 1
