@@ -8,8 +8,13 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.services import Postgres, Redis, ServiceMissing
+
+# A busy machine fails no property: examples may take as long as they need.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 Server = TypeVar("Server", Redis, Postgres)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import redis
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
 POSTGRES_USER = "postgres"
 
 
@@ -28,10 +29,17 @@ class ServiceMissing(RuntimeError):
     """A server that tests need cannot be found here."""
 
 
+#: Below the ports that systems give to outgoing connections and to whoever asks for any: nothing takes one of these
+#: between the moment it is chosen and the moment a server listens, or while a stopped server is away.
+PORTS = range(15_000, 30_000)
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    for port in random.SystemRandom().sample(PORTS, 100):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port in a hundred tries")
 
 
 class Redis:
@@ -82,7 +90,7 @@ class Redis:
         """Kill it, as a power cut would."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def remove(self) -> None:

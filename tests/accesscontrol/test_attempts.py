@@ -254,7 +254,7 @@ def pending(place: Place, **changes: Any) -> AccessAttempt:
         "nonce": new_nonce(),
         "payload_bytes": 1,
         "received_at": now,
-        "deadline_at": now + timedelta(seconds=3),
+        "deadline_at": now + timedelta(minutes=1),
     }
     return AccessAttempt.objects.create(**(values | changes))
 

@@ -68,7 +68,7 @@ def production(settings: Any, redis_url: str, monkeypatch: pytest.MonkeyPatch) -
     return redis_url
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 150) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it never became true"
@@ -82,7 +82,7 @@ def at_once(*actions: Callable[[], Any]) -> list[Any]:
 
     def run(number: int, action: Callable[[], Any]) -> None:
         try:
-            start.wait(10)
+            start.wait(60)
             results[number] = action()
         except Exception as error:
             results[number] = error
@@ -93,7 +93,7 @@ def at_once(*actions: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     return results
 
 

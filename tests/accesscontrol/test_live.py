@@ -116,7 +116,7 @@ def test_an_event_of_another_process_arrives_through_redis(
     arrived: list[bytes] = []
     reading = threading.Thread(target=lambda: arrived.append(next(stream)))
     reading.start()
-    for _ in range(100):  # the other thread subscribes in its own time
+    for _ in range(1000):  # the other thread subscribes in its own time
         live._send("alarm", '{"id":3}')
         reading.join(0.1)
         if arrived:

@@ -81,7 +81,7 @@ def test_the_documentation_is_a_page_without_anything_from_elsewhere(db: None) -
 
 @pytest.mark.flow
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_no_request_brings_the_server_down(
     model: None, live_server: Any, schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +100,7 @@ def test_no_request_brings_the_server_down(
         prepared = _prepared(case)
         sign(prepared)
         with requests.Session() as session:
-            answer = session.send(prepared, timeout=30, allow_redirects=False)
+            answer = session.send(prepared, timeout=120, allow_redirects=False)
         if answer.status_code >= 500:
             failures.append(f"{prepared.method} {prepared.url} {answer.status_code} {answer.text[:300]}")
 

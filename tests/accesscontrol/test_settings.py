@@ -42,7 +42,7 @@ def start(
         env={**clean, "LINTEL_DATA_DIR": str(folder), **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
 

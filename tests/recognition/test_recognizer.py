@@ -129,7 +129,7 @@ def test_concurrent_requests_share_batches_and_each_gets_its_own_embedding(recog
     captures = [capture(seed) for seed in range(12)]
     expected = recognizer.embed(captures)
     with (
-        BatchingRecognizer(recorded, max_batch=4, max_wait_ms=500) as batching,
+        BatchingRecognizer(recorded, max_batch=4, max_wait_ms=60_000) as batching,
         ThreadPoolExecutor(12) as pool,
     ):
         found = list(pool.map(batching.embed_one, captures))

@@ -98,4 +98,3 @@ def capture():
 @pytest.fixture(scope="session")
 def detector():
     return Detector(models=models_folder())
-
