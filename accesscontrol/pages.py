@@ -2,7 +2,7 @@
 
 from django.urls import include, path
 
-from accesscontrol.views import account, dashboard, doors, people, rules, terminals, users
+from accesscontrol.views import account, dashboard, doors, kiosk, people, rules, terminals, users
 
 urlpatterns = [
     path("", dashboard.dashboard, name="dashboard"),
@@ -43,6 +43,9 @@ urlpatterns = [
     path("terminals/<uuid:terminal_id>/edit/", terminals.terminal_edit, name="terminal_edit"),
     path("terminals/<uuid:terminal_id>/code/", terminals.terminal_code, name="terminal_code"),
     path("terminals/<uuid:terminal_id>/revoke/", terminals.terminal_revoke, name="terminal_revoke"),
+    path("kiosk/", kiosk.kiosk, name="kiosk"),
+    path("kiosk/manifest.webmanifest", kiosk.kiosk_manifest, name="kiosk_manifest"),
+    path("kiosk/service-worker.js", kiosk.kiosk_worker, name="kiosk_worker"),
     path("rules/", rules.rules, name="rules"),
     path("rules/new/", rules.rule_create, name="rule_create"),
     path("rules/who-may-enter/", rules.who_may_enter, name="who_may_enter"),
@@ -71,4 +74,11 @@ urlpatterns = [
     path("users/<int:user_id>/edit/", users.user_edit, name="user_edit"),
     path("users/<int:user_id>/password/", users.user_password, name="user_password"),
     path("about/", users.about, name="about"),
+    path("reports/", reports.reports, name="reports"),
+    path("settings/", settings.overview, name="settings"),
+    path("settings/models/", settings.models, name="settings_models"),
+    path("settings/thresholds/", settings.thresholds, name="settings_thresholds"),
+    path("settings/keys/", settings.keys, name="settings_keys"),
+    path("settings/retention/", settings.retention, name="settings_retention"),
+    path("settings/retention/apply/", settings.retention_apply, name="retention_apply"),
 ]

@@ -29,7 +29,11 @@ ROLE_EXPLANATIONS: dict[Role, str] = {
 }
 
 #: Pages that need nobody to be signed in.
-PUBLIC = frozenset({"sign_in", "sign_in_code", "healthz", "readyz"})
+PUBLIC = frozenset(
+    {"sign_in", "sign_in_code", "healthz", "readyz"}
+    # The kiosk carries no data; it proves itself with its terminal's key.
+    | {"kiosk", "kiosk_manifest", "kiosk_worker"}
+)
 
 _EVERYONE = frozenset(Role)
 _ADMINISTRATOR = frozenset({Role.ADMINISTRATOR})
@@ -110,6 +114,14 @@ PAGES: dict[str, frozenset[Role]] = {
     "schedule_create": _ADMINISTRATOR,
     "schedule_edit": _ADMINISTRATOR,
     "schedule_delete": _ADMINISTRATOR,
+    # Reports and settings
+    "reports": _READ,
+    "settings": _AUDIT,
+    "settings_models": _AUDIT,
+    "settings_thresholds": _AUDIT,
+    "settings_keys": _AUDIT,
+    "settings_retention": _AUDIT,
+    "retention_apply": _ADMINISTRATOR,
     # Machines and users
     "tokens": _TOKENS,
     "token_create": _TOKENS,

@@ -1,0 +1,478 @@
+// The kiosk at work: look, ask, show. Whatever goes wrong, the door stays shut and the loop goes on.
+// One view at a time; every word on it is text, never markup.
+
+import { ClientError, TerminalClient, pairTerminal } from "./client.js";
+import { Connection } from "./connection.js";
+import { CameraError, Eyes } from "./eyes.js";
+import { keepTerminal, loadTerminal } from "./store.js";
+import { Words } from "./texts.js";
+
+const GRANTED_MS = 5000;
+const REFUSED_MS = 6000;
+const REFRESH_S = 60;
+const ENROLLMENT_POLL_S = 3;
+const BETWEEN_ENROLLMENT_CAPTURES_S = 1;
+const IDLE_LOOK_MS = 350; // while nobody is there
+const BUSY_LOOK_MS = 60;
+const DIM_AFTER_S = 45;
+const LEFT_AFTER_LOOKS = 3; // looks without a face, until whoever was let in counts as gone
+
+const words = new Words();
+const connection = new Connection();
+const eyes = new Eyes();
+let client = null;
+let shown = { view: "starting" };
+let cutShort = () => {};
+
+const element = (id) => document.getElementById(id);
+const steady = () => performance.now() / 1000;
+const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+// What is on the screen ---------------------------------------------------------------------------------------------
+
+/** Shows one view. `texts` maps ids of elements to what they say; `say` is read aloud by a screen reader. */
+function show(view, { texts = {}, tone = "", say = "" } = {}) {
+  const changed = shown.view !== view;
+  shown = { view, tone };
+  document.body.dataset.view = view;
+  setFlag("tone", tone);
+  setFlag("dim", "");
+  for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== view;
+  for (const [id, text] of Object.entries(texts)) if (element(id).textContent !== text) element(id).textContent = text;
+  if (say && element("speaker").textContent !== say) element("speaker").textContent = say;
+  return changed;
+}
+
+function setFlag(name, value) {
+  if (value) document.body.dataset[name] = value;
+  else delete document.body.dataset[name];
+}
+
+function translate() {
+  document.documentElement.lang = words.language;
+  for (const node of document.querySelectorAll("[data-text]")) node.textContent = words.say(node.dataset.text);
+  const [other] = words.others;
+  const button = element("language");
+  button.lang = other;
+  button.dataset.language = other;
+  button.textContent = new Words().say.call({ language: other }, "language_name");
+  tellPlace();
+  tellTime();
+}
+
+function tellPlace() {
+  const terminal = client?.terminal;
+  element("door").textContent = terminal?.doorName || terminal?.name || "Lintel";
+  element("site").textContent = terminal?.siteName ?? "";
+  document.title = terminal ? `${terminal.doorName || terminal.name} · Lintel` : "Lintel door";
+  element("prompt").textContent = words.say(terminal && !terminal.doorId ? "idle_desk" : "idle_door");
+}
+
+function tellTime() {
+  const now = new Date();
+  const zone = client?.terminal.timeZone || undefined;
+  const time = element("time");
+  time.dateTime = now.toISOString();
+  time.textContent = clockFace({ hour: "2-digit", minute: "2-digit", hourCycle: "h23" }, zone).format(now);
+  element("date").textContent = clockFace({ weekday: "long", day: "numeric", month: "long" }, zone).format(now);
+}
+
+function clockFace(parts, timeZone) {
+  try {
+    return new Intl.DateTimeFormat(words.language, { ...parts, timeZone });
+  } catch {
+    return new Intl.DateTimeFormat(words.language, parts); // a zone this browser does not know
+  }
+}
+
+function notice(text) {
+  const bar = element("notice");
+  if (bar.textContent !== text) bar.textContent = text;
+  bar.hidden = !text;
+}
+
+/** An answer, for as long as it takes to read it, or until somebody touches "Try again". */
+async function answer({ tone, sentence, next, milliseconds, again = false }) {
+  show("answer", { texts: { sentence, next }, tone, say: `${sentence} ${next}` });
+  element("again").hidden = !again;
+  const wait = element("wait");
+  wait.style.setProperty("--hold", `${milliseconds}ms`);
+  wait.replaceChildren(document.createElement("span")); // starts the animation anew
+  await new Promise((resolve) => {
+    cutShort = resolve;
+    setTimeout(resolve, milliseconds);
+  });
+  cutShort = () => {};
+}
+
+function showIdle() {
+  if (show("idle")) idleSince = steady();
+  if (steady() - idleSince > DIM_AFTER_S && connection.online) setFlag("dim", "yes");
+}
+
+let idleSince = 0;
+
+// Pairing ---------------------------------------------------------------------------------------------------------
+
+function askForCode(problem = "") {
+  show("pair", { texts: { "pair-error": problem } });
+  element("pair-cancel").hidden = client === null;
+  element("pair-again").hidden = true;
+  element("code").focus();
+}
+
+async function pair(code) {
+  const terminal = await pairTerminal(code);
+  await keepTerminal(terminal);
+  await navigator.storage?.persist?.().catch(() => false); // a browser that clears it only costs another pairing
+  client = new TerminalClient(terminal);
+  connection.succeeded();
+  showFingerprints();
+}
+
+function showFingerprints() {
+  const { doorName, siteName, keyId } = client.terminal;
+  const place = doorName ? [doorName, siteName].filter(Boolean).join(", ") : words.say("paired_desk");
+  show("paired", { texts: { "paired-door": place, "paired-own": keyId } });
+  tellPlace();
+  element("begin").focus();
+}
+
+function whyPairingFailed(error) {
+  if (!(error instanceof ClientError)) return words.say("pair_failed", { detail: String(error?.message ?? error) });
+  if (error.code === "unreachable") return words.say("pair_offline");
+  if (error.hint === "pairing_code_invalid" || error.hint === "invalid") return words.say("pair_wrong");
+  if (error.hint === "too_many_requests") return words.say("pair_many");
+  return words.say("pair_failed", { detail: error.message });
+}
+
+// At work ---------------------------------------------------------------------------------------------------------
+
+/** One door terminal: see `step`. Its counterpart for a machine is terminal/loop.py. */
+class Work {
+  constructor() {
+    this.nextRefreshAt = 0;
+    this.nextPollAt = 0;
+    this.nextCaptureAt = 0;
+    this.task = null;
+    this.letIn = false; // somebody was let in and still stands there
+    this.looksWithoutFace = 0;
+    this.stopped = false;
+  }
+
+  /** Runs until `stop`; a step never throws. */
+  async run() {
+    while (!this.stopped) {
+      const pause = document.hidden ? IDLE_LOOK_MS : await this.step();
+      await sleep(pause);
+    }
+  }
+
+  stop() {
+    this.stopped = true;
+  }
+
+  async step() {
+    try {
+      return await this.look();
+    } catch (error) {
+      await this.noteFailure(error);
+      return IDLE_LOOK_MS;
+    }
+  }
+
+  async look() {
+    const now = steady();
+    if (!connection.mayTry(now)) {
+      showIdle();
+      return IDLE_LOOK_MS;
+    }
+    await this.keepUp(now);
+    if (!eyes.open) await this.openEyes();
+    if (this.stopped || shown.view === "pair") return IDLE_LOOK_MS;
+    if (now < this.nextCaptureAt) return BUSY_LOOK_MS;
+    if (this.task !== null) return this.enroll();
+    const seen = await eyes.look({ capture: !this.letIn && client.terminal.doorId !== null });
+    if (this.stopped || shown.view === "pair") return IDLE_LOOK_MS;
+    this.looksWithoutFace = seen.face ? 0 : this.looksWithoutFace + 1;
+    if (this.looksWithoutFace >= LEFT_AFTER_LOOKS) this.letIn = false;
+    if (!seen.face || this.letIn || client.terminal.doorId === null) {
+      if (this.looksWithoutFace >= LEFT_AFTER_LOOKS || this.letIn || shown.view !== "look") showIdle();
+      return IDLE_LOOK_MS;
+    }
+    this.showPerson(seen, words.say(`advice_${seen.reason}`));
+    if (!seen.payload) return BUSY_LOOK_MS;
+    return this.ask(seen.payload);
+  }
+
+  async ask(payload) {
+    setFlag("checking", "yes");
+    show("look", { texts: { advice: words.say("checking") }, say: words.say("checking") });
+    let decision;
+    try {
+      decision = await client.attempt(payload);
+    } finally {
+      setFlag("checking", "");
+    }
+    this.answered();
+    if (decision.granted === true) {
+      this.letIn = true;
+      const greeting = decision.name ? words.say("granted_name", { name: decision.name }) : words.say("granted");
+      await answer({ tone: "yes", sentence: greeting, next: words.say("granted_next"), milliseconds: GRANTED_MS });
+    } else {
+      await answer({
+        tone: "no",
+        sentence: words.has(decision.reason) ? words.say(decision.reason) : decision.message,
+        next: words.has(decision.reason) ? words.say(`${decision.reason}_next`) : decision.nextStep,
+        milliseconds: REFUSED_MS,
+        again: true,
+      });
+    }
+    return 0;
+  }
+
+  /** Every minute: who am I, which keys, which profile. Every few seconds: is there somebody to enroll? */
+  async keepUp(now) {
+    if (now >= this.nextRefreshAt) {
+      const before = JSON.stringify(client.terminal);
+      const terminal = await client.refresh();
+      this.answered();
+      this.nextRefreshAt = now + REFRESH_S;
+      if (JSON.stringify(terminal) !== before) {
+        await keepTerminal(terminal);
+        tellPlace();
+      }
+      if (eyes.open && eyes.profileHash !== terminal.profileHash) await eyes.close();
+    }
+    if (now >= this.nextPollAt && this.task === null) {
+      this.task = await client.enrollment();
+      this.answered();
+      this.nextPollAt = now + ENROLLMENT_POLL_S;
+    }
+  }
+
+  async openEyes() {
+    const hash = client.terminal.profileHash;
+    await eyes.start({ video: element("video"), profileHash: hash, profileText: await client.profile(hash) });
+    keepShell();
+  }
+
+  async enroll() {
+    const task = this.task;
+    const done = task.captures_accepted;
+    const wanted = task.captures_wanted;
+    this.showSteps(done, wanted);
+    if (task.state !== "open") {
+      this.task = null;
+      this.showSteps(0, 0);
+      const completed = task.state === "completed";
+      await answer({
+        tone: completed ? "yes" : "warn",
+        sentence: words.say(completed ? "enrolled" : "enrollment_over", { name: task.person_name }),
+        next: completed ? words.say("enrolled_next") : task.message,
+        milliseconds: REFUSED_MS,
+      });
+      this.letIn = true; // not asked at the door before having stepped away
+      return 0;
+    }
+    const tell = (advice) => words.say("enrolling_progress", { name: task.person_name, done, wanted, advice });
+    if (task.captures_pending || done >= wanted) {
+      this.showPerson({ face: true }, tell(words.say("checking")));
+      this.task = await client.enrollmentProgress(task.enrollment_id);
+      this.nextCaptureAt = steady() + BETWEEN_ENROLLMENT_CAPTURES_S;
+      return BUSY_LOOK_MS;
+    }
+    const seen = await eyes.look({ capture: true });
+    this.showPerson(seen, tell(words.say(`advice_${seen.reason}`)));
+    if (!seen.payload) {
+      if (steady() >= this.nextPollAt) {
+        this.task = await client.enrollmentProgress(task.enrollment_id); // somebody may have cancelled it
+        this.nextPollAt = steady() + ENROLLMENT_POLL_S;
+      }
+      return BUSY_LOOK_MS;
+    }
+    this.task = await client.submitEnrollmentCapture(task.enrollment_id, seen.payload, seen.score);
+    this.answered();
+    this.nextCaptureAt = steady() + BETWEEN_ENROLLMENT_CAPTURES_S;
+    return BUSY_LOOK_MS;
+  }
+
+  showPerson(seen, advice) {
+    setFlag("face", seen.face ? "yes" : "");
+    show("look", { texts: { advice }, say: advice });
+  }
+
+  showSteps(done, wanted) {
+    const list = element("steps");
+    list.hidden = !wanted;
+    list.replaceChildren(
+      ...Array.from({ length: wanted }, (_, index) => {
+        const item = document.createElement("li");
+        item.className = index < done ? "done" : "";
+        return item;
+      }),
+    );
+  }
+
+  answered() {
+    if (!connection.online) element("speaker").textContent = words.say("online");
+    connection.succeeded();
+    notice("");
+    element("pair-again").hidden = true;
+  }
+
+  async noteFailure(error) {
+    if (error instanceof CameraError) return this.waitForCamera(error);
+    const code = error instanceof ClientError ? error.code : "fault";
+    const hint = error instanceof ClientError && words.has(`hint_${error.hint}`) ? words.say(`hint_${error.hint}`) : "";
+    const asked = shown.view === "look"; // somebody stands there and waits for an answer
+    if (code === "fault") console.error(error);
+    if (code === "refused" || code === "unanswered") {
+      // The server is there and said no to this one thing, or is slow: its word, and a pause.
+      this.task = null;
+      this.nextPollAt = steady() + ENROLLMENT_POLL_S;
+      if (code === "refused" && this.nextRefreshAt === 0) this.nextRefreshAt = steady() + ENROLLMENT_POLL_S;
+      const next = hint || (code === "unanswered" ? words.say("unanswered") : error.message);
+      return answer({ tone: "warn", sentence: words.say("stays_shut"), next, milliseconds: REFUSED_MS, again: true });
+    }
+    this.task = null;
+    connection.failed(steady());
+    const why = code === "unreachable" ? words.say("offline") : hint || words.say(code === "fault" ? "fault" : code);
+    notice(why);
+    element("pair-again").hidden = code !== "unverified";
+    if (asked || code === "unverified") {
+      const next = code === "unreachable" ? words.say("offline_next") : why;
+      await answer({ tone: "warn", sentence: words.say("stays_shut"), next, milliseconds: REFUSED_MS });
+    }
+    if (shown.view !== "pair") showIdle();
+    element("speaker").textContent = why;
+    return undefined;
+  }
+
+  async waitForCamera(error) {
+    show("camera", { texts: { "camera-why": words.say(`camera_${error.code}`) }, say: words.say("camera_title") });
+    await new Promise((resolve) => {
+      cutShort = resolve;
+      setTimeout(resolve, 30_000); // a camera that was plugged in again needs nobody's hand
+    });
+    cutShort = () => {};
+  }
+}
+
+// Around it -------------------------------------------------------------------------------------------------------
+
+let work = null;
+
+function begin() {
+  element("pair-again").hidden = true;
+  showIdle();
+  work?.stop();
+  work = new Work();
+  work.run();
+  stayAwake();
+}
+
+/** The screen of a door stays on. The browser lets go whenever the page is hidden, so ask again after that. */
+async function stayAwake() {
+  if (document.hidden || !client) return;
+  try {
+    await navigator.wakeLock?.request("screen");
+  } catch {
+    // battery saver or an old browser: the tablet's own settings must keep the screen on
+  }
+}
+
+async function keepShell() {
+  const registration = await navigator.serviceWorker?.ready;
+  const keep = performance.getEntriesByType("resource").map((entry) => entry.name);
+  registration?.active?.postMessage({ keep });
+}
+
+async function registerWorker() {
+  if (!navigator.serviceWorker) return;
+  try {
+    await navigator.serviceWorker.register(document.body.dataset.worker, { scope: document.body.dataset.scope });
+    await keepShell();
+  } catch (error) {
+    console.warn("the page will not open without a network:", error);
+  }
+}
+
+async function whatIsMissing() {
+  if (!isSecureContext || !crypto.subtle) return "unsupported_insecure";
+  try {
+    await crypto.subtle.generateKey({ name: "Ed25519" }, false, ["sign", "verify"]);
+  } catch {
+    return "unsupported_key";
+  }
+  return "";
+}
+
+function listen() {
+  element("language").addEventListener("click", (event) => {
+    words.speak(event.currentTarget.dataset.language);
+    translate();
+    if (client && shown.view === "paired") showFingerprints();
+  });
+  element("pair-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const code = element("code").value.replace(/[\s-]/g, "").toUpperCase();
+    if (!code) return askForCode(words.say("pair_empty"));
+    const button = event.target.querySelector("button[type=submit]");
+    button.disabled = true;
+    try {
+      await pair(code);
+      element("code").value = "";
+    } catch (error) {
+      askForCode(whyPairingFailed(error));
+    } finally {
+      button.disabled = false;
+    }
+  });
+  element("pair-cancel").addEventListener("click", begin);
+  element("pair-again").addEventListener("click", () => {
+    work?.stop();
+    notice("");
+    askForCode();
+  });
+  element("begin").addEventListener("click", begin);
+  element("again").addEventListener("click", () => cutShort());
+  element("camera-again").addEventListener("click", () => cutShort());
+  const fullscreen = element("fullscreen");
+  fullscreen.addEventListener("click", () => document.documentElement.requestFullscreen().catch(() => {}));
+  const offerFullscreen = () => {
+    const already = document.fullscreenElement || matchMedia("(display-mode: fullscreen)").matches;
+    fullscreen.hidden = Boolean(already) || !document.fullscreenEnabled;
+  };
+  document.addEventListener("fullscreenchange", offerFullscreen);
+  offerFullscreen();
+  document.addEventListener("visibilitychange", stayAwake);
+  for (const kind of ["pointerdown", "keydown"]) {
+    document.addEventListener(kind, () => {
+      idleSince = steady();
+      setFlag("dim", "");
+    });
+  }
+  window.addEventListener("online", () => connection.hurry());
+  setInterval(tellTime, 1000);
+}
+
+async function start() {
+  translate();
+  listen();
+  const missing = await whatIsMissing();
+  if (missing) return show("unsupported", { texts: { "unsupported-why": words.say(missing) } });
+  registerWorker();
+  let terminal;
+  try {
+    terminal = await loadTerminal();
+  } catch {
+    return show("unsupported", { texts: { "unsupported-why": words.say("unsupported_store") } });
+  }
+  if (!terminal) return askForCode();
+  client = new TerminalClient(terminal);
+  translate();
+  begin();
+}
+
+start();
