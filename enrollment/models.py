@@ -199,6 +199,69 @@ class Enrollment(models.Model):
         return self.captures_accepted >= self.captures_wanted
 
 
+class Invitation(models.Model):
+    """Lets a person agree and enroll on a device of their own, once. Of the link's token only a hash is kept.
+
+    Whatever ends it first, ends it: used, declined, revoked, or the clock.
+    """
+
+    class State(models.TextChoices):
+        SENT = "sent", "Not opened yet"
+        OPENED = "opened", "Opened"
+        USED = "used", "Used"
+        DECLINED = "declined", "Declined"
+        REVOKED = "revoked", "Revoked"
+        EXPIRED = "expired", "Expired"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    person = models.ForeignKey(Person, on_delete=models.CASCADE, related_name="invitations")
+    token_hash = models.CharField(max_length=64, unique=True, editable=False)
+    contact = models.CharField(
+        max_length=254, blank=True, help_text="Where somebody sends the link: an e-mail address or a phone."
+    )
+    enrollment = models.ForeignKey(
+        Enrollment, on_delete=models.SET_NULL, null=True, blank=True, related_name="invitations"
+    )
+    created_by = models.CharField(max_length=200)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    opened_at = models.DateTimeField(null=True, blank=True)
+    used_at = models.DateTimeField(null=True, blank=True)
+    declined_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["person"],
+                condition=Q(used_at=None, declined_at=None, revoked_at=None),
+                name="invitation_unended_is_one_per_person",
+            ),
+            models.CheckConstraint(
+                condition=Q(expires_at__gt=F("created_at")), name="invitation_lives_for_a_while"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"invitation {self.id}"
+
+    def state_at(self, at: datetime) -> Invitation.State:
+        for moment, state in (
+            (self.used_at, self.State.USED),
+            (self.declined_at, self.State.DECLINED),
+            (self.revoked_at, self.State.REVOKED),
+        ):
+            if moment is not None:
+                return state
+        if self.expires_at <= at:
+            return self.State.EXPIRED
+        return self.State.OPENED if self.opened_at is not None else self.State.SENT
+
+    def is_open(self, at: datetime) -> bool:
+        return self.state_at(at) in (self.State.SENT, self.State.OPENED)
+
+
 class PendingCapture(models.Model):
     """A capture on its way to a worker. The features themselves are in the payload store, for seconds."""
 
