@@ -23,6 +23,7 @@ from tests.pages.test_roles import NO_GET, OWN_PAGES, POST_ONLY, address
 CHROMIUM = Path(os.environ.get("LINTEL_CHROMIUM", "/usr/bin/chromium"))
 FLAGS = ["--no-sandbox", "--headless=new", "--disable-gpu", "--disable-background-networking"]
 PATIENCE_MS = 60_000  # two busy cores
+expect.set_options(timeout=PATIENCE_MS)
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -39,7 +40,7 @@ def chromium() -> Iterator[Browser]:
         pytest.skip(message)
     with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=3 * PATIENCE_MS)
         yield browser
         browser.close()
 
