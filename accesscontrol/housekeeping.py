@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from django.conf import settings
 
@@ -23,7 +24,7 @@ class Clock:
         self,
         schedule: Mapping[str, float],
         *,
-        run: Callable[[str, dict[str, object]], None] = run_here,
+        run: Callable[[str, dict[str, Any]], object] = run_here,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._schedule = schedule

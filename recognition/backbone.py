@@ -29,6 +29,9 @@ class Receiver(nn.Module):
     PrivacyProfile.gain; the unprotected twin takes YCbCr planes (B, 3, 112, 112) and ignores gain.
     """
 
+    mean: Tensor
+    inverse: Tensor
+
     def __init__(self, transform: str) -> None:
         super().__init__()
         self.transform = transform
@@ -224,6 +227,8 @@ class FixedSlope(nn.Module):
     """Leaky ReLU whose slope comes with the weights and is not trained: its gradient took a third of the
     training time."""
 
+    slope: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("slope", torch.full((1,), 0.25))
@@ -274,6 +279,7 @@ class MobileFaceNetSETrunk(nn.Module):
         (128, 512, 128, 2, 1),
         (128, 256, 128, 1, 2),
     )
+    placing: Tensor
 
     def __init__(self, channels: int, dimension: int) -> None:
         super().__init__()

@@ -88,7 +88,9 @@ class PrivacyProfile:
     def scale(self) -> NDArray[np.float64]:
         """(C, H, W) Laplace scale in coefficient units; infinite where nothing is sent."""
         sensitivity = np.broadcast_to((self.high - self.low)[:, None, None], self.shape)
-        return np.divide(sensitivity, self.epsilon, out=np.full(self.shape, np.inf), where=self.epsilon > 0)
+        scale: NDArray[np.float64] = np.full(self.shape, np.inf)
+        np.divide(sensitivity, self.epsilon, out=scale, where=self.epsilon > 0)
+        return scale
 
     @cached_property
     def centre(self) -> NDArray[np.float64]:
@@ -156,7 +158,7 @@ class PrivacyProfile:
         if set(document) != expected:
             raise ValueError(f"profile fields differ: {sorted(set(document) ^ expected)}")
         try:
-            arrays = {
+            arrays: dict[str, Any] = {
                 field: np.array(document[field], dtype=np.int64 if field == "bits" else np.float64)
                 for field in _FIELDS
             }

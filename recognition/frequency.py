@@ -8,6 +8,7 @@ Channels are plane-major (Y, Cb, Cr), then row frequency u, then column frequenc
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,7 @@ def axis_operator(transform: str) -> NDArray[np.float64]:
     blocks = SHAPES[transform][1]
     signal = upsampling_matrix() if transform == "paper" else np.eye(CROP_SIZE)  # (8 * blocks, 112)
     per_block = np.einsum("ub,ibp->uip", dct_matrix(), signal.reshape(blocks, BLOCK, CROP_SIZE))
-    return per_block.reshape(BLOCK * blocks, CROP_SIZE)
+    return np.asarray(per_block.reshape(BLOCK * blocks, CROP_SIZE), np.float64)
 
 
 @cache
@@ -82,7 +83,7 @@ def to_frequency(crop: FaceCrop, transform: str) -> FrequencyFeatures:
     """Transform one crop; values float32, shape SHAPES[transform]. Raises KeyError for an unknown transform."""
     channels, blocks, _ = SHAPES[transform]
     operator = _operator32(transform)
-    coefficients = operator @ to_planes(crop.pixels) @ operator.T  # (3, 8 * blocks, 8 * blocks)
+    coefficients: NDArray[Any] = operator @ to_planes(crop.pixels) @ operator.T  # (3, 8 * blocks, 8 * blocks)
     gathered = coefficients.reshape(3, BLOCK, blocks, BLOCK, blocks).transpose(0, 1, 3, 2, 4)
     without_dc = gathered.reshape(3, BLOCK * BLOCK, blocks, blocks)[:, 1:]
     return FrequencyFeatures(transform, np.ascontiguousarray(without_dc).reshape(channels, blocks, blocks))

@@ -7,7 +7,7 @@ names candidates only. Who opens a door is decided elsewhere.
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -68,6 +68,7 @@ class FaissIndex:
         self._resources = faiss.StandardGpuResources() if gpus and on_gpu is not False else None
         self._rows_can_be_filtered_and_written = self._resources is None
         self._lock = threading.Lock()
+        self._key_id: str | None = None
         self._clear()
 
     def __len__(self) -> int:
@@ -147,9 +148,9 @@ class FaissIndex:
         self._rows = self._empty_rows()
         self._id_of: NDArray[np.int64] = np.empty(0, dtype=np.int64)  # (rows,), NO_ID where freed
         self._row_of: dict[int, int] = {}
-        self._key_id: str | None = None
+        self._key_id = None
 
-    def _empty_rows(self) -> "faiss.Index":
+    def _empty_rows(self) -> Any:  # faiss.Index, whose own types know half of its methods
         flat = faiss.IndexFlatIP(self.dimension)
         return flat if self._resources is None else faiss.index_cpu_to_gpu(self._resources, 0, flat)
 
@@ -189,7 +190,8 @@ class FaissIndex:
             return scores[0], rows[0]
         bits = np.packbits(wanted, bitorder="little")
         selector = faiss.IDSelectorBitmap(len(wanted), faiss.swig_ptr(bits))
-        scores, rows = self._rows.search(query, k, params=faiss.SearchParameters(sel=selector))
+        make_parameters: Any = faiss.SearchParameters  # its types know no arguments
+        scores, rows = self._rows.search(query, k, params=make_parameters(sel=selector))
         return scores[0], rows[0]
 
     def _best_without_filter(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recognition.backbone import Backbone
 from recognition.budget import PrivacyProfile
 from recognition.checkpoint import Model, ModelError, load_model, model_folder
 from recognition.types import Embedding, PerturbedFeatures
@@ -56,7 +57,8 @@ class Recognizer:
         self.device = torch.device(device)
         self.precision = native_precision(self.device) if precision == "auto" else precision
         self._calibrations = {one.profile.hash: one.calibration for one in model.accepted}
-        self._backbone = model.backbone.eval().to(self.device, memory_format=torch.channels_last)
+        self._backbone: Backbone = model.backbone.eval().to(self.device)
+        self._backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         self._receiving = {
             hash_: _receiving(profile, self.device) for hash_, profile in self.profiles.items()
         }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -107,7 +108,7 @@ def _varied(portrait: Pixels, number: int) -> Pixels:
     frame = cv2.warpAffine(
         portrait, matrix, (SIDE, SIDE), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE
     )
-    lit = 255 * (frame / 255.0) ** random.uniform(0.75, 1.35) * random.uniform(0.85, 1.1)
+    lit: NDArray[Any] = 255 * (frame / 255.0) ** random.uniform(0.75, 1.35) * random.uniform(0.85, 1.1)
     lit *= 1 + random.uniform(-0.2, 0.2) * np.linspace(-1, 1, SIDE)[None, :, None]  # light from one side
     lit += random.normal(0, 3, size=lit.shape)
     return np.clip(lit, 0, 255).astype(np.uint8)

@@ -107,7 +107,8 @@ class UnprotectedEmbedder:
             raise ModelError(f"{folder} holds a protected model, not an unprotected twin")
         self.device = torch.device(device)
         self.name, self.precision = model.name, native_precision(self.device)
-        self.backbone = model.backbone.to(self.device, memory_format=torch.channels_last)
+        self.backbone = model.backbone.to(self.device)
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
 
     def embed(self, crops: Sequence[FaceCrop]) -> NDArray[np.float32]:
         return np.concatenate(in_parallel(self._embed, _parts(crops)))

@@ -45,7 +45,7 @@ class Faces:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Faces:
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Faces:
         return Faces(
             self.pixels[rows], self.labels[rows], None if self.teacher is None else self.teacher[rows]
         )

@@ -34,6 +34,9 @@ CODE_REACH = {
 class Transform(nn.Module):
     """RGB uint8-valued float (B, 3, 112, 112) -> YCbCr planes, or coefficients float32 (B, C, H, W) of a transform."""
 
+    colours: Tensor
+    operator: Tensor
+
     def __init__(self, transform: str) -> None:
         super().__init__()
         self.transform = transform
@@ -90,6 +93,11 @@ class Perturbation(nn.Module):
 
     forward(coefficients (B, C, H, W), ease) -> (values, gain): what the backbone takes; `ease` >= 1 divides the noise.
     """
+
+    low: Tensor
+    high: Tensor
+    deviation: Tensor
+    live: Tensor
 
     def __init__(self, config: TrainingConfig, statistics: Statistics) -> None:
         super().__init__()

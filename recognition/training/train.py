@@ -133,7 +133,7 @@ class Run:
         self.student = Student(config, statistics, classes=int(training.labels.max(initial=0)) + 1).to(
             self.device
         )
-        self.student.backbone.to(memory_format=torch.channels_last)
+        self.student.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         if initial is not None:
             self._start_from(initial)
         self.profile: PrivacyProfile | None = None
@@ -264,9 +264,10 @@ class Run:
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.steps}; the last checkpoint is whole"
             )
-        optimizers = [self.optimizer]
-        if getattr(self, "budget_optimizer", None) is not None:
-            optimizers.append(self.budget_optimizer)
+        optimizers: list[torch.optim.Optimizer] = [self.optimizer]
+        of_budgets: torch.optim.Optimizer | None = getattr(self, "budget_optimizer", None)
+        if of_budgets is not None:
+            optimizers.append(of_budgets)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -41,7 +41,7 @@ class Command(BaseCommand):
         Embedded(f"{host}:{port}").run()
 
 
-class Embedded(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+class Embedded(BaseApplication):
     """gunicorn with one worker of many threads, configured here and nowhere else."""
 
     def __init__(self, address: str) -> None:
