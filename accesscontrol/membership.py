@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from django.db import transaction
@@ -18,6 +19,20 @@ def add_member(*, group: AccessGroup, person: Person, actor: str, at: datetime) 
 
 def remove_member(*, group: AccessGroup, person: Person, actor: str, at: datetime) -> None:
     _change(group=group, person=person, kind="group.member_removed", actor=actor, at=at)
+
+
+def group_names() -> list[str]:
+    """What a file of people may name."""
+    return list(AccessGroup.objects.values_list("name", flat=True))
+
+
+def join_groups(*, person: Person, names: Iterable[str], actor: str, at: datetime) -> None:
+    """Raises ValueError for a group that is not there (any more)."""
+    for name in names:
+        group = AccessGroup.objects.filter(name=name).first()
+        if group is None:
+            raise ValueError(f"there is no group {name!r}")
+        add_member(group=group, person=person, actor=actor, at=at)
 
 
 def _change(*, group: AccessGroup, person: Person, kind: str, actor: str, at: datetime) -> None:

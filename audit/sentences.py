@@ -134,6 +134,12 @@ describe(
     Tone.YES,
 )
 describe("enrollment.cancelled", "{actor} cancelled an enrollment")
+describe("people.imported", "{actor} registered {people} people from a file")
+describe("invitation.created", "{actor} invited a person to enroll on their own phone")
+describe("invitation.opened", "A person opened the link of their invitation")
+describe("invitation.used", "A person enrolled through their invitation", Tone.YES)
+describe("invitation.declined", "A person declined their invitation", Tone.WARN)
+describe("invitation.revoked", "{actor} took an invitation back", Tone.WARN)
 describe("gallery.reload_requested", "{actor} asked every worker to load the gallery anew")
 describe(
     "retention.applied",

@@ -7,10 +7,9 @@ except that a refused beginning is itself an audit entry.
 
 from __future__ import annotations
 
-import csv
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +18,6 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Max, QuerySet
-from django.utils.dateparse import parse_date, parse_datetime
 from django.utils.module_loading import import_string
 from numpy.typing import NDArray
 
@@ -111,7 +109,7 @@ def register_person(
         created_at=at,
     )
     with transaction.atomic():
-        _check_person(person)
+        check_person(person)
         _save_person(person, force_insert=True)
         audit.services.record(
             kind="person.registered",
@@ -138,7 +136,7 @@ def update_person(*, person: Person, changes: Mapping[str, Any], actor: str, at:
         for name in changed:
             setattr(current, name, changes[name])
         current.external_id = current.external_id or None
-        _check_person(current)
+        check_person(current)
         if changed:
             _save_person(current, update_fields=changed)
             _bring_gallery_in_line(current, at=at)
@@ -153,7 +151,8 @@ def update_person(*, person: Person, changes: Mapping[str, Any], actor: str, at:
     return current
 
 
-def _check_person(person: Person) -> None:
+def check_person(person: Person) -> None:
+    """Refusals: external_id_taken, person_invalid. Changes nothing."""
     if (
         person.external_id
         and Person.objects.filter(external_id=person.external_id).exclude(pk=person.pk).exists()
@@ -963,75 +962,6 @@ def apply_retention(
             },
         )
     return RetentionReport(people, people_expired, enrollments_expired, deleted)
-
-
-# Import
-
-
-IMPORT_COLUMNS = ("full_name", "external_id", "email", "kind", "valid_from", "valid_until")
-
-
-@dataclass(frozen=True)
-class RowError:
-    line: int  # of the file, the header being line 1
-    message: str
-
-
-@dataclass(frozen=True)
-class ImportReport:
-    created: int
-    errors: list[RowError] = field(default_factory=list)
-
-
-def import_people(*, lines: Iterable[str], actor: str, at: datetime) -> ImportReport:
-    """Registers everybody in a CSV file with a header of IMPORT_COLUMNS, or nobody and says what is wrong in
-    which line.
-
-    `full_name` is the only required column. Dates are ISO 8601; a date without a time zone is UTC.
-    """
-    rows = csv.DictReader(lines)
-    unknown = set(rows.fieldnames or []) - set(IMPORT_COLUMNS)
-    if "full_name" not in (rows.fieldnames or []) or unknown:
-        known = ", ".join(IMPORT_COLUMNS)
-        return ImportReport(
-            0, [RowError(1, f"the first line must name columns out of: {known} (full_name at least)")]
-        )
-    errors: list[RowError] = []
-    created = 0
-    with transaction.atomic():
-        for row in rows:
-            try:
-                with transaction.atomic():
-                    register_person(**_person_in(row), actor=actor, at=at)
-                created += 1
-            except (EnrollmentRefused, ValueError) as error:
-                errors.append(RowError(rows.line_num, str(error)))
-        if errors:
-            transaction.set_rollback(True)
-    return ImportReport(0 if errors else created, errors)
-
-
-def _person_in(row: Mapping[str | None, Any]) -> dict[str, Any]:
-    if None in row:
-        raise ValueError("more values than columns")
-    values = {name: (row.get(name) or "").strip() for name in IMPORT_COLUMNS}
-    person: dict[str, Any] = {name: values[name] for name in ("full_name", "external_id", "email")}
-    person["kind"] = values["kind"] or Person.Kind.EMPLOYEE
-    for name in ("valid_from", "valid_until"):
-        person[name] = _moment(values[name], name) if values[name] else None
-    return person
-
-
-def _moment(text: str, name: str) -> datetime:
-    try:
-        moment = parse_datetime(text)
-        if moment is None and (day := parse_date(text)):
-            moment = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    except ValueError:
-        moment = None
-    if moment is None:
-        raise ValueError(f"{name}: {text!r} is not an ISO 8601 date")
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 # Rows under lock

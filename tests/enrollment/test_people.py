@@ -144,7 +144,7 @@ def test_one_wrong_line_imports_nobody_and_every_wrong_line_is_named(tmp_path, c
     assert [person.full_name for person in Person.objects.all()] == ["Zoe"]
 
 
-@pytest.mark.parametrize("text", ["", "name\nAlice\n", "full_name,pin\nAlice,1234\n"])
+@pytest.mark.parametrize("text", ["", "forename\nAlice\n", "full_name,pin\nAlice,1234\n"])
 def test_a_file_with_other_columns_is_refused(tmp_path, text):
     with pytest.raises(CommandError):
         call_command("import_people", write(tmp_path, text))
