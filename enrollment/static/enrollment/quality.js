@@ -14,6 +14,9 @@ export const LIMITS = Object.freeze({
   pitchHigh: 0.85,
   roll: 35, // degrees
   margin: 0.02, // of the frame's sides
+  // A page that shows people where to stand may ask for more than Python does; these two pass everybody by default.
+  tallest: Infinity, // height of the face's box, of the frame's
+  centre: Infinity, // middle of the box from the middle of the frame, as a share of each side
 });
 
 // Eyebrows to chin, without background at the sides.
@@ -22,7 +25,8 @@ const [TOP, BOTTOM, LEFT, RIGHT] = [30, 104, 22, 90];
 /**
  * Judge one capture. frame: { width, height }; faces: what `Detector.find` returned, largest first; crop: Uint8Array of
  * the largest one, or null. Returns { ok, reason, score, measures }: `reason` is one of "good", "no_face",
- * "several_faces", "too_small", "not_centred", "too_dark", "too_bright", "turned_away", "blurred"; `score` is 0..1.
+ * "several_faces", "too_small", "too_close", "not_centred", "too_dark", "too_bright", "turned_away", "blurred"; `score` is
+ * 0..1.
  */
 export function assess(frame, faces, crop, limits = LIMITS) {
   if (faces.length === 0 || crop === null) return { ok: false, reason: "no_face", score: 0, measures: {} };
@@ -30,7 +34,8 @@ export function assess(frame, faces, crop, limits = LIMITS) {
   const checks = [
     ["several_faces", measures.bystander < limits.bystander],
     ["too_small", measures.eyeDistance >= limits.eyeDistance],
-    ["not_centred", isInside(faces[0], frame, limits.margin)],
+    ["too_close", faces[0].box[3] <= limits.tallest * frame.height],
+    ["not_centred", isInside(faces[0], frame, limits.margin) && isCentred(faces[0], frame, limits.centre)],
     ["too_dark", measures.brightness >= limits.darkest],
     ["too_bright", measures.brightness <= limits.brightest],
     ["turned_away", measures.yaw <= limits.yaw],
@@ -92,6 +97,12 @@ function isInside(face, frame, margin) {
       x <= frame.width * (1 - margin) &&
       y <= frame.height * (1 - margin),
   );
+}
+
+function isCentred(face, frame, limit) {
+  const [x, y, width, height] = face.box;
+  const [across, down] = [(x + width / 2) / frame.width - 0.5, (y + height / 2) / frame.height - 0.5];
+  return Math.abs(across) <= limit && Math.abs(down) <= limit;
 }
 
 /** The weakest of the graded measures, each 0 at its limit and 1 where more would not help recognition. */

@@ -1,0 +1,326 @@
+"""A real server in a process of its own, a real Chromium, and a camera that shows what the test wants.
+
+    def test_something(server, open_page, complaints):
+        page = server.sign_in(open_page(film="face", width=360), "enroller")
+        page.goto("/people/")
+
+`server` is one embedded Lintel with the shipped model, for the whole session: tests make people of their own in it
+and must not count on being alone. `open_page` gives a page of a fresh browser context; `film` is "face" (a moving
+portrait), "empty" (a wall), "far" (a small face) or None (no camera at all). `complaints` collects what the console,
+the policy and requests to elsewhere had to say. `modules` is a bare server for the browser modules alone, under the
+policy of the pages that capture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
+
+from accesscontrol.middleware import CAMERA_SECURITY_POLICY
+from recognition.fetch_models import models_folder
+from tests.browser import films
+from tests.services import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = Path(os.environ.get("LINTEL_CHROMIUM", "/usr/bin/chromium"))
+START_TIMEOUT_S = 180.0
+PATIENCE_MS = 120_000  # two busy cores
+PASSWORD = "five oaks beside the weir"
+FLAGS = ("--no-sandbox", "--headless=new", "--disable-gpu", "--disable-background-networking")
+CAMERA_FLAGS = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+FILMS: dict[str, Callable[[], Iterator[Any]]] = {
+    "face": films.portrait_frames,
+    "empty": films.empty_frames,
+    "far": lambda: films.portrait_frames(zoom=0.45),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.timeout(600))
+
+
+class Server:
+    """An embedded Lintel as `make run` starts it, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("LINTEL_") and name != "DJANGO_SETTINGS_MODULE"
+        }
+        kept = {name: os.environ[name] for name in ("LINTEL_MODELS_DIR",) if name in os.environ}
+        self.environment = {**clean, **kept, "LINTEL_DATA_DIR": str(folder), "PYTHONUNBUFFERED": "1"}
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self._log = folder / "serve.log"
+        self._users: set[str] = set()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.manage("generate_secrets")
+        self.manage("set_up")
+
+    def start(self) -> None:
+        port = self.url.rsplit(":", 1)[1]
+        with self._log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "manage.py", "serve", "--port", port, "--quiet"],
+                cwd=ROOT,
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200:
+                    return
+            time.sleep(0.2)
+        raise AssertionError(self._log.read_text(errors="replace")[-4000:])
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def manage(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=START_TIMEOUT_S,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def run(self, code: str) -> str:
+        """Python inside the server's own settings and database, as an administrator's shell; what it prints."""
+        return (
+            self.manage("shell", "--no-imports", "-c", code)
+            if _has_no_imports()
+            else self.manage("shell", "-c", code)
+        )
+
+    def add_user(self, role: str) -> str:
+        """The name of a user who holds `role`; made on first need."""
+        if role not in self._users:
+            self.run(
+                "from django.contrib.auth import get_user_model\n"
+                "from django.contrib.auth.models import Group\n"
+                f"user = get_user_model().objects.create_user('{role}', password='{PASSWORD}')\n"
+                f"user.groups.add(Group.objects.get_or_create(name='{role}')[0])\n"
+            )
+            self._users.add(role)
+        return role
+
+    def sign_in(self, page: Page, role: str = "administrator") -> Page:
+        page.goto("/sign-in/")
+        page.get_by_label("User name").fill(self.add_user(role))
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_label("Password").press("Enter")
+        expect(page).to_have_title("Now · Lintel")
+        return page
+
+    def add_person(self, name: str, *, language: str | None = "en") -> str:
+        """The id of a new person, with consent in `language` unless that is None."""
+        code = (
+            "from django.utils import timezone\n"
+            "from enrollment import services\n"
+            "from enrollment.consent_texts import consent_text\n"
+            f"person = services.register_person(full_name={name!r}, actor='test', at=timezone.now())\n"
+        )
+        if language is not None:
+            code += (
+                f"text = consent_text({language!r})\n"
+                "services.record_consent(person=person, text=text.text, version=text.version, method='online',"
+                " language=text.language, actor='test', at=timezone.now())\n"
+            )
+        return self.run(code + "print(person.pk)\n").strip().splitlines()[-1]
+
+
+def _has_no_imports() -> bool:
+    import django
+
+    return django.VERSION >= (5, 2)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="lintel-browser-", ignore_cleanup_errors=True) as folder:
+        running = Server(Path(folder))
+        try:
+            running.start()
+            yield running
+        finally:
+            running.stop()
+
+
+@pytest.fixture(scope="session")
+def film_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="lintel-films-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="package")
+def playwright() -> Iterator[Playwright]:
+    """For these tests only: its loop stays on this thread, where Django would refuse to work beside it."""
+    if not CHROMIUM.exists():
+        message = (
+            f"SERVICE MISSING: no Chromium at {CHROMIUM}; install the package chromium or set LINTEL_CHROMIUM"
+        )
+        if os.environ.get("LINTEL_NO_SKIPS") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    expect.set_options(timeout=PATIENCE_MS)
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as running:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+        yield running
+
+
+@pytest.fixture(scope="package")
+def launch(playwright: Playwright, film_folder: Path) -> Iterator[Callable[[str | None], Browser]]:
+    """A Chromium whose camera shows the film; one per film, kept."""
+    running: dict[str | None, Browser] = {}
+
+    def browser_for(film: str | None) -> Browser:
+        if film not in running:
+            flags = list(FLAGS)
+            if film is not None:
+                path = films.write_film(film_folder / f"{film}.y4m", FILMS[film]())
+                flags += [*CAMERA_FLAGS, f"--use-file-for-fake-video-capture={path}"]
+            running[film] = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        return running[film]
+
+    yield browser_for
+    for browser in running.values():
+        browser.close()
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the console complained about: policy violations, failed loads, errors of scripts, other origins."""
+    return []
+
+
+@pytest.fixture
+def open_page(
+    launch: Callable[[str | None], Browser], server: Server, complaints: list[str]
+) -> Iterator[Callable[..., Page]]:
+    contexts: list[BrowserContext] = []
+
+    def open_one(
+        *,
+        film: str | None = None,
+        width: int = 1440,
+        height: int = 900,
+        scheme: str = "light",
+        **options: Any,
+    ) -> Page:
+        context = launch(film).new_context(
+            base_url=server.url,
+            viewport={"width": width, "height": height},
+            color_scheme=scheme,
+            reduced_motion="reduce",
+            **options,
+        )
+        context.set_default_timeout(PATIENCE_MS)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda entry: complaints.append(entry.text) if entry.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith((server.url, "data:", "blob:"))
+                else complaints.append(f"a request to {request.url}")
+            ),
+        )
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
+
+
+class _Modules(http.server.SimpleHTTPRequestHandler):
+    """The browser modules, the networks and an empty page, under the policy of a page that captures."""
+
+    extensions_map = {
+        ".js": "text/javascript",
+        ".wasm": "application/wasm",
+        ".json": "application/json",
+        "": "application/octet-stream",
+    }
+
+    def translate_path(self, path: str) -> str:
+        name = re.sub(r"[?#].*", "", path).lstrip("/")
+        if name.startswith("enrollment/networks/"):
+            return str(models_folder() / Path(name).name)
+        return str(ROOT / "enrollment" / "static" / name)
+
+    def do_GET(self) -> None:
+        if self.path in ("/", "/favicon.ico"):
+            page = b"<!doctype html><title>modules</title><video muted playsinline></video>"
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+        else:
+            super().do_GET()
+
+    def end_headers(self) -> None:
+        self.send_header("Content-Security-Policy", CAMERA_SECURITY_POLICY)
+        super().end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture(scope="package")
+def modules_url() -> Iterator[str]:
+    listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Modules)
+    thread = threading.Thread(target=listener.serve_forever, name="modules", daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.server_address[1]}/"
+    listener.shutdown()
+    listener.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def modules(launch: Callable[[str | None], Browser], modules_url: str) -> Iterator[Page]:
+    """A page on which a test may `import("/enrollment/....js")`, with the portrait before its camera."""
+    context = launch("face").new_context()
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    page.goto(modules_url)
+    yield page
+    context.close()
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
