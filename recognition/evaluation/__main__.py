@@ -118,7 +118,7 @@ def identification_command(options: argparse.Namespace) -> dict[str, Any]:
             identities,
             enrol=options.enrol,
             fpir=options.fpir,
-            gallery=options.gallery,
+            galleries=options.gallery or [None],
             seed=options.seed,
             captures=options.captures,
             repeats=options.repeats,
@@ -511,9 +511,15 @@ def parser() -> argparse.ArgumentParser:
     _model(sub)
     sub.add_argument("--enrol", type=int, default=3, help="captures enrolled per person")
     sub.add_argument("--fpir", type=float, default=0.01)
-    sub.add_argument("--gallery", type=int, metavar="N", help="people enrolled; default: half of all")
+    sub.add_argument(
+        "--gallery",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="people enrolled, several sizes; default: half of all",
+    )
     sub.add_argument("--captures", type=int, default=1, help="captures fused per attempt")
-    sub.add_argument("--repeats", type=int, default=1, help="random galleries, each with its own seed")
+    sub.add_argument("--repeats", type=int, default=1, help="times that half of the people are drawn anew")
 
     sub = command("calibrate", calibrate_command, "write a model's thresholds from impostor scores")
     _images(sub)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,10 @@ from recognition.evaluation.embedding import (
 )
 from recognition.types import FaceCrop
 
+FRESH = 1000  # captures of one picture that a plan may take before it meets the next plan's
+BOOTSTRAP_ROUNDS = 200
+GALLERIES_AT_MOST = 20  # of one size out of the people enrolled in one plan
+
 
 @dataclass(frozen=True)
 class Shot:
@@ -36,17 +40,20 @@ class Plan:
 
     gallery: dict[str, tuple[Shot, ...]]  # identity -> its templates
     mated: tuple[tuple[str, str], ...]  # (picture, identity) of enrolled people, never a picture enrolled
-    strangers: tuple[str, ...]  # pictures of people not enrolled
+    strangers: tuple[tuple[str, str], ...]  # (picture, identity) of people not enrolled
+    first: int = 0  # number of a probe's first capture
 
 
-def plan(identities: Mapping[str, str], *, enrol: int, gallery: int | None, seed: int) -> Plan:
+def plan(
+    identities: Mapping[str, str], *, enrol: int, gallery: int | None, seed: int, fresh: int = 0
+) -> Plan:
     """Half of the people are enrolled, the other half are strangers; `gallery` keeps that many of the
     enrolled.
 
     A person is enrolled with `enrol` captures: of that many pictures where there is another picture left to
     search with, else of the pictures there are, photographed again. Who has one picture fills the gallery
     and never searches. People are drawn at random by the seed, those with several pictures first only as
-    chance has it.
+    chance has it. `fresh` numbers its captures apart from those of other plans: every one carries new noise.
     """
     if enrol < 1:
         raise DataError("enrol at least one capture")
@@ -60,16 +67,18 @@ def plan(identities: Mapping[str, str], *, enrol: int, gallery: int | None, seed
         if gallery > len(enrolled):
             raise DataError(f"half of the people are {len(enrolled)}, fewer than a gallery of {gallery}")
         enrolled = enrolled[:gallery]
+    first = fresh * FRESH
     templates: dict[str, tuple[Shot, ...]] = {}
     mated: list[tuple[str, str]] = []
     for person in enrolled:
         own = [str(name) for name in rng.permutation(pictures[person])]
         count = min(enrol, max(1, len(own) - 1))
-        templates[person] = tuple(Shot(own[k % count], k // count) for k in range(enrol))
+        templates[person] = tuple(Shot(own[k % count], first + k // count) for k in range(enrol))
         mated += [(name, person) for name in own[count:]]
     if not mated or not others:
         raise DataError("nobody to search for, or nobody to keep out")
-    return Plan(templates, tuple(mated), tuple(name for person in others for name in pictures[person]))
+    strangers = tuple((name, person) for person in others for name in pictures[person])
+    return Plan(templates, tuple(mated), strangers, first)
 
 
 class Album:
@@ -90,6 +99,10 @@ class Album:
             self._kept |= dict(zip(part, vectors, strict=True))
             progress(len(part))
 
+    def forget(self) -> None:
+        """Keep nothing: thousands of captures of a plan that is done."""
+        self._kept.clear()
+
     def matrix(self, shots: list[Shot]) -> NDArray[np.float32]:
         """(N, D), prepared shots in order."""
         return np.stack([self._kept[self._key(shot)] for shot in shots])
@@ -100,28 +113,62 @@ class Album:
 
 @dataclass(frozen=True)
 class Searches:
-    """Scores of one or more plans, see metrics.fnir_at_fpir."""
+    """Scores of one or more galleries, see metrics.fnir_at_fpir, with the number of the person behind each."""
 
-    mate: NDArray[np.float64]
-    best_other: NDArray[np.float64]
-    impostor_top: NDArray[np.float64]
+    mate: NDArray[np.float32]
+    best_other: NDArray[np.float32]
+    impostor_top: NDArray[np.float32]
+    mated_person: NDArray[np.int64]
+    stranger: NDArray[np.int64]
     templates: int
 
     @classmethod
-    def joined(cls, parts: list[Searches]) -> Searches:
+    def joined(cls, parts: Sequence[Searches]) -> Searches:
         return cls(
             np.concatenate([p.mate for p in parts]),
             np.concatenate([p.best_other for p in parts]),
             np.concatenate([p.impostor_top for p in parts]),
+            np.concatenate([p.mated_person for p in parts]),
+            np.concatenate([p.stranger for p in parts]),
             parts[0].templates,
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of every probe with every person enrolled, so that smaller galleries are columns of it."""
+
+    mated: NDArray[np.float32]  # (mated probes, people)
+    own: NDArray[np.int64]  # (mated probes,) column of the probe's own person
+    strangers: NDArray[np.float32]  # (strangers' probes, people)
+    mated_person: NDArray[np.int64]
+    stranger: NDArray[np.int64]
+    per_person: int  # templates of one person
+
+    def searches(self, columns: slice = slice(None)) -> Searches:
+        """Searches of the gallery of these people, by their own probes and by all strangers."""
+        inside = np.arange(self.mated.shape[1])[columns]
+        probes = np.flatnonzero(np.isin(self.own, inside))
+        scores = self.mated[probes][:, columns].copy()
+        rows, own = np.arange(len(probes)), self.own[probes] - inside[0]
+        mate = scores[rows, own].copy()
+        scores[rows, own] = -np.inf
+        return Searches(
+            mate,
+            scores.max(axis=1),
+            self.strangers[:, columns].max(axis=1),
+            self.mated_person[probes],
+            self.stranger,
+            inside.size * self.per_person,
         )
 
 
 def shots_of(planned: Plan, captures: int) -> list[Shot]:
     """Everything a plan has to embed."""
-    probes = [*(name for name, _ in planned.mated), *planned.strangers]
     return [shot for own in planned.gallery.values() for shot in own] + [
-        Shot(name, k) for name in probes for k in range(captures)
+        Shot(name, planned.first + k)
+        for name, _ in (*planned.mated, *planned.strangers)
+        for k in range(captures)
     ]
 
 
@@ -133,33 +180,40 @@ def with_means(captures: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([captures, fuse(captures)[:, None]], axis=1)
 
 
-def search(album: Album, planned: Plan, *, captures: int) -> Searches:
-    """Every probe against the gallery; a person's score is the best of their templates, as at a door."""
+def score(album: Album, planned: Plan, *, captures: int, numbers: Mapping[str, int] | None = None) -> Scores:
+    """Every probe with every person; a person's score is the best of their templates, as at a door.
+
+    numbers: the number of every identity, where several plans must agree on them.
+    """
     people = list(planned.gallery)
     shots = album.matrix([shot for own in planned.gallery.values() for shot in own])
     templates = with_means(shots.reshape(len(people), len(planned.gallery[people[0]]), -1))
-    per_person = templates.shape[1]
-    templates = templates.reshape(len(people) * per_person, -1)
 
-    def scores(names: list[str]) -> NDArray[np.float64]:
-        probes = album.matrix([Shot(name, k) for name in names for k in range(captures)])
+    def scores(names: Sequence[str]) -> NDArray[np.float32]:
+        probes = album.matrix([Shot(name, planned.first + k) for name in names for k in range(captures)])
         probes = fuse(probes.reshape(len(names), captures, -1))
-        per_template = probes @ templates.T  # (N, people * per_person)
-        return np.asarray(per_template.reshape(len(names), len(people), per_person).max(axis=2), np.float64)
+        best = np.full((len(names), len(people)), -np.inf, np.float32)
+        for k in range(templates.shape[1]):
+            np.maximum(best, probes @ templates[:, k].T, out=best)
+        return best
 
     place = {person: k for k, person in enumerate(people)}
-    mated = scores([name for name, _ in planned.mated])
-    own = np.array([place[person] for _, person in planned.mated])
-    rows = np.arange(len(own))
-    mate = mated[rows, own].copy()
-    mated[rows, own] = -np.inf
-    strangers = np.concatenate(
-        [
-            scores(list(planned.strangers[k : k + 1024])).max(axis=1)
-            for k in range(0, len(planned.strangers), 1024)
-        ]
+    everybody = {*people, *(person for _, person in planned.strangers)}
+    number = numbers or {person: k for k, person in enumerate(sorted(everybody))}
+    own = np.array([place[person] for _, person in planned.mated], np.int64)
+    return Scores(
+        scores([name for name, _ in planned.mated]),
+        own,
+        scores([name for name, _ in planned.strangers]),
+        np.array([number[person] for _, person in planned.mated], np.int64),
+        np.array([number[person] for _, person in planned.strangers], np.int64),
+        templates.shape[1],
     )
-    return Searches(mate, mated.max(axis=1), strangers, len(templates))
+
+
+def search(album: Album, planned: Plan, *, captures: int) -> Searches:
+    """Every probe against the whole gallery of a plan."""
+    return score(album, planned, captures=captures).searches()
 
 
 def identify(
@@ -169,53 +223,92 @@ def identify(
     *,
     enrol: int,
     fpir: float,
-    gallery: int | None,
+    galleries: Sequence[int | None],
     seed: int,
     captures: int = 1,
     repeats: int = 1,
     start: Progress = lambda total: None,
     progress: Progress = lambda done: None,
 ) -> dict[str, Any]:
-    """FNIR at FPIR over `repeats` random galleries, at the test's own threshold and at the one the model
-    ships.
+    """FNIR at FPIR for each size of gallery (None: half of all people), at the test's own threshold and at the
+    one the model ships. Figures of the largest, and a row for each.
 
-    Repeated galleries share pictures; their trials sharpen the estimate, they are not independent people.
+    Every repeat draws who is enrolled anew, and new noise for every capture. Out of the people enrolled in it
+    come as many galleries of a size as there are apart from one another, up to a limit; every stranger searches
+    each. Repeats share the set's people: their trials sharpen the estimate, they are not more people. So the
+    bootstrap intervals draw people, not trials.
     """
     unknown = [name for name in identities if name not in images]
     if unknown:
         raise DataError(f"{len(unknown)} labelled pictures are missing, the first is {unknown[0]!r}")
-    plans = [plan(identities, enrol=enrol, gallery=gallery, seed=seed + k) for k in range(repeats)]
+    sizes = sorted(size for size in galleries if size is not None)
+    largest = None if None in galleries or not sizes else sizes[-1]
     album = Album(embedder, images)
-    shots = [shot for planned in plans for shot in shots_of(planned, captures)]
-    start(len(album.missing(shots)))
-    album.prepare(shots, progress)
-    searches = Searches.joined([search(album, planned, captures=captures) for planned in plans])
-    at = metrics.fnir_at_fpir(searches.mate, searches.best_other, searches.impostor_top, fpir)
-    reached = metrics.wilson(round(at.reached * at.impostor_trials), at.impostor_trials)
-    figures: dict[str, Any] = {
-        "fnir": at.rate,
-        "fnir_interval": [at.interval.low, at.interval.high],
-        "fpir": at.reached,
-        "fpir_interval": [reached.low, reached.high],
+    plans = [
+        plan(identities, enrol=enrol, gallery=largest, seed=seed + k, fresh=k if embedder.noisy else 0)
+        for k in range(repeats)
+    ]
+    start(len(album.missing([shot for planned in plans for shot in shots_of(planned, captures)])))
+    numbers = {person: k for k, person in enumerate(sorted(set(identities.values())))}
+    scored = []
+    for planned in plans:
+        album.prepare(shots_of(planned, captures), progress)
+        scored.append(score(album, planned, captures=captures, numbers=numbers))
+        if embedder.noisy:
+            album.forget()  # the next plan's captures are its own
+    enrolled = len(plans[0].gallery)
+    rows = []
+    for size in dict.fromkeys([*sizes, *([enrolled] if largest is None else [])]):
+        apart = min(enrolled // size, GALLERIES_AT_MOST)
+        parts = [s.searches(slice(k * size, (k + 1) * size)) for s in scored for k in range(apart)]
+        joined = Searches.joined([part for part in parts if part.mate.size])
+        row = {"gallery_people": size, "galleries": len(parts), **_figures(joined, fpir, seed)}
+        if isinstance(embedder, ProtectedEmbedder):
+            shipped = embedder.recognizer.threshold_for(
+                gallery_size=joined.templates, target_fpir=fpir, profile_hash=embedder.profile.hash
+            )
+            row |= at_shipped_threshold(joined, shipped)
+        rows.append(row)
+    common = {
         "fpir_target": fpir,
-        "threshold": at.threshold,
-        "mated_trials": at.trials,
-        "impostor_trials": at.impostor_trials,
-        "rank_one": float(np.mean(searches.mate > searches.best_other)),
-        "gallery_people": len(plans[0].gallery),
-        "gallery_templates": searches.templates,
         "enrol": enrol,
         "captures": captures,
         "repeats": repeats,
+        "fresh_noise_each_repeat": embedder.noisy,
         "seed": seed,
         "images": len(identities),
+        "people": len(set(identities.values())),
     }
-    if isinstance(embedder, ProtectedEmbedder):
-        shipped = embedder.recognizer.threshold_for(
-            gallery_size=searches.templates, target_fpir=fpir, profile_hash=embedder.profile.hash
-        )
-        figures |= at_shipped_threshold(searches, shipped)
-    return figures | embedder.describe()
+    return rows[-1] | common | {"rows": rows} | embedder.describe()
+
+
+def _figures(searches: Searches, fpir: float, seed: int) -> dict[str, Any]:
+    at = metrics.fnir_at_fpir(searches.mate, searches.best_other, searches.impostor_top, fpir)
+    reached = metrics.wilson(round(at.reached * at.impostor_trials), at.impostor_trials)
+    again = metrics.bootstrap_fnir(
+        searches.mate,
+        searches.best_other,
+        searches.impostor_top,
+        fpir,
+        np.random.default_rng(seed),
+        mated_person=searches.mated_person,
+        stranger=searches.stranger,
+        rounds=BOOTSTRAP_ROUNDS,
+    )
+    return {
+        "fnir": at.rate,
+        "fnir_interval": [at.interval.low, at.interval.high],
+        "fnir_bootstrap": [again.low, again.high],
+        "fpir": at.reached,
+        "fpir_interval": [reached.low, reached.high],
+        "threshold": at.threshold,
+        "mated_trials": at.trials,
+        "impostor_trials": at.impostor_trials,
+        "impostors_beyond": round(at.reached * at.impostor_trials),
+        "impostor_people": len(np.unique(searches.stranger)),
+        "rank_one": float(np.mean(searches.mate > searches.best_other)),
+        "gallery_templates": searches.templates,
+    }
 
 
 def at_shipped_threshold(searches: Searches, threshold: float) -> dict[str, Any]:

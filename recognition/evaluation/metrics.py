@@ -203,6 +203,36 @@ def fnir_at_fpir(mate: ArrayLike, best_other: ArrayLike, impostor_top: ArrayLike
     )
 
 
+def bootstrap_fnir(
+    mate: ArrayLike,
+    best_other: ArrayLike,
+    impostor_top: ArrayLike,
+    fpir: float,
+    rng: np.random.Generator,
+    *,
+    mated_person: ArrayLike,
+    stranger: ArrayLike,
+    rounds: int = 200,
+) -> Interval:
+    """95 % percentile bootstrap of FNIR at FPIR that draws people, each with all their searches, and so moves
+    the threshold too: searches of one person stand or fall together."""
+    m, o, i = (np.asarray(x, np.float64) for x in (mate, best_other, impostor_top))
+    who, mates = np.unique(np.asarray(mated_person), return_inverse=True)
+    others, strangers = np.unique(np.asarray(stranger), return_inverse=True)
+    order = np.argsort(-i, kind="stable")
+    falling, owner = i[order], strangers[order]
+    rates = np.empty(rounds)
+    for k in range(rounds):
+        drawn = np.bincount(rng.integers(len(others), size=len(others)), minlength=len(others))[owner]
+        allowed = np.floor(fpir * drawn.sum() + 1e-9)
+        refused = np.flatnonzero(np.cumsum(drawn) > allowed)
+        threshold = np.nextafter(falling[refused[0]], np.inf) if refused.size else -np.inf
+        weight = np.bincount(rng.integers(len(who), size=len(who)), minlength=len(who))[mates]
+        rates[k] = np.sum(weight * ((m < threshold) | (o >= m))) / max(1, weight.sum())
+    low, high = np.quantile(rates, [0.025, 0.975])
+    return Interval(float(low), float(high))
+
+
 def identification_misses(mate: ArrayLike, best_other: ArrayLike, threshold: float) -> int:
     """How many mated searches fail at a threshold: below it, or with someone else at the top."""
     m, o = np.asarray(mate, np.float64), np.asarray(best_other, np.float64)

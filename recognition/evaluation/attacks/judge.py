@@ -1,7 +1,8 @@
 """An unrelated recogniser that says whether a recovered picture still shows its person.
 
-It is handed in as a TorchScript file: input (N, 3, 112, 112) RGB float 0..255, output (N, D). It must not
-be the model under attack. Its threshold is measured here, on its own clean impostor scores.
+`face-api` is one that comes by itself, see resnet34. Any other is handed in as a TorchScript file: input
+(N, 3, 112, 112) RGB float 0..255, output (N, D). It must not be the model under attack, nor its teacher. Its
+threshold is measured here, on its own clean impostor scores.
 """
 
 from __future__ import annotations
@@ -15,23 +16,30 @@ import torch
 from numpy.typing import NDArray
 
 from recognition.evaluation import metrics
+from recognition.evaluation.attacks import resnet34
+from recognition.evaluation.captures import in_parallel
 from recognition.types import FaceCrop
 
-BATCH = 32
+PART = 16  # crops that one thread computes at once
 JUDGE_FMR = 1e-3
 
 
 class Judge:
-    """threshold: cosine from which it calls two pictures one person; comparisons: impostor scores behind
-    it."""
+    """threshold: score from which it calls two pictures one person; comparisons: impostor scores behind it.
 
-    def __init__(self, network: torch.nn.Module, threshold: float, comparisons: int) -> None:
+    A score is 1 - distance^2 / 2, which for unit vectors is their cosine.
+    """
+
+    def __init__(
+        self, network: torch.nn.Module, threshold: float, comparisons: int, *, name: str, unit: bool = True
+    ) -> None:
         self.network, self.threshold, self.comparisons = network, threshold, comparisons
+        self.name, self.unit = name, unit
 
     @classmethod
     def open(
         cls,
-        path: Path | str,
+        which: Path | str,
         images: Mapping[str, FaceCrop],
         identities: Mapping[str, str],
         *,
@@ -39,37 +47,52 @@ class Judge:
     ) -> Judge:
         """Load, and set the threshold at FMR 1e-3 over pictures of different people, at most `limit`
         pictures."""
-        with warnings.catch_warnings():
-            # torch would rather see torch.export; the recognisers that people hand round are TorchScript.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            network = torch.jit.load(str(path), map_location="cpu").eval()
-        judge = cls(network, threshold=1.0, comparisons=0)
+        judge = cls.load(which)
         names = one_each(identities, limit)
         vectors = judge.embed(np.stack([images[name].pixels for name in names]))
         people = np.array([identities[name] for name in names])
-        scores = (vectors @ vectors.T)[np.triu(people[:, None] != people[None, :], k=1)]
+        scores = judge.scores(vectors, vectors)[np.triu(people[:, None] != people[None, :], k=1)]
         if scores.size < 10 / JUDGE_FMR:
             raise ValueError(
                 f"{scores.size} impostor comparisons cannot set a threshold at FMR {JUDGE_FMR:g}: more people"
             )
-        return cls(network, metrics.threshold_at(scores, JUDGE_FMR), int(scores.size))
+        judge.threshold, judge.comparisons = metrics.threshold_at(scores, JUDGE_FMR), int(scores.size)
+        return judge
+
+    @classmethod
+    def load(cls, which: Path | str) -> Judge:
+        """`face-api` or a TorchScript file, without a threshold yet: it accepts nobody."""
+        if str(which) == resnet34.NAME:
+            return cls(resnet34.load(), np.inf, 0, name=resnet34.NAME, unit=False)
+        with warnings.catch_warnings():
+            # torch would rather see torch.export; the recognisers that people hand round are TorchScript.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            network = torch.jit.load(str(which), map_location="cpu").eval()
+        return cls(network, np.inf, 0, name=Path(which).name)
+
+    def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (N, 112, 112, 3) RGB to vectors (N, D), of unit length where the judge compares angles."""
+        parts = [crops[start : start + PART] for start in range(0, len(crops), PART)]
+        return np.concatenate(in_parallel(self._embed, parts))
 
     @torch.inference_mode()
-    def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (N, 112, 112, 3) RGB to unit vectors (N, D)."""
-        parts = []
-        for start in range(0, len(crops), BATCH):
-            batch = torch.from_numpy(np.ascontiguousarray(crops[start : start + BATCH]))
-            parts.append(
-                torch.nn.functional.normalize(self.network(batch.permute(0, 3, 1, 2).float())).numpy()
-            )
-        vectors: NDArray[np.float32] = np.concatenate(parts)
-        return vectors
+    def _embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        batch = torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float()
+        vectors = self.network(batch)
+        vectors = torch.nn.functional.normalize(vectors) if self.unit else vectors
+        return np.asarray(vectors.numpy(), np.float32)
+
+    @staticmethod
+    def scores(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(N, D) and (M, D) to the score of every pair, (N, M)."""
+        a, b = first.astype(np.float64), second.astype(np.float64)
+        squares = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None] - 2 * (a @ b.T)
+        return np.asarray(1 - squares / 2)
 
     def accepted(self, pictures: NDArray[np.uint8], references: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """(N,) whether picture n and reference n are one person to this recogniser."""
-        scores = (self.embed(pictures) * self.embed(references)).sum(axis=1)
-        return np.asarray(scores >= self.threshold)
+        difference = self.embed(pictures).astype(np.float64) - self.embed(references)
+        return np.asarray(1 - (difference**2).sum(axis=1) / 2 >= self.threshold)
 
 
 def one_each(identities: Mapping[str, str], limit: int) -> list[str]:

@@ -36,9 +36,11 @@ def test_nobody_searches_with_a_picture_they_enrolled_with_and_strangers_are_not
     enrolled = {shot.name for own in planned.gallery.values() for shot in own}
     searching = {name for name, _ in planned.mated}
     assert not enrolled & searching
-    assert {who[name] for name in planned.strangers}.isdisjoint(planned.gallery)
+    assert {who[name] for name, _ in planned.strangers}.isdisjoint(planned.gallery)
     assert all(who[name] == person and person in planned.gallery for name, person in planned.mated)
-    assert enrolled | searching | set(planned.strangers) == set(who), "every picture has its part"
+    assert enrolled | searching | {name for name, _ in planned.strangers} == set(who), (
+        "every picture has its part"
+    )
     for person, own in planned.gallery.items():
         assert len(own) == enrol == len(set(own)), "each capture is a capture of its own"
         assert {who[shot.name] for shot in own} == {person}
@@ -92,7 +94,7 @@ def test_search_scores_a_person_by_their_best_template(tiny: Path) -> None:
         best = {who: max(float(probe @ one) for one in held(own)) for who, own in planned.gallery.items()}
         assert searches.mate[row] == pytest.approx(best.pop(person), abs=1e-5)
         assert searches.best_other[row] == pytest.approx(max(best.values()), abs=1e-5)
-    for row, name in enumerate(planned.strangers):
+    for row, (name, _) in enumerate(planned.strangers):
         probe = vector(Shot(name, 0))
         top = max(float(probe @ one) for own in planned.gallery.values() for one in held(own))
         assert searches.impostor_top[row] == pytest.approx(top, abs=1e-5)
@@ -102,7 +104,7 @@ def test_identification_reports_both_thresholds_and_the_trials_behind_them(tiny:
     images = people(12, 3)
     embedder = open_embedder(str(tiny), profile=None, unprotected=False, seed=1)
     figures = identification.identify(
-        embedder, images, identities(images), enrol=2, fpir=0.06, gallery=5, seed=3, repeats=2
+        embedder, images, identities(images), enrol=2, fpir=0.06, galleries=[5], seed=3, repeats=2
     )
     assert figures["impostor_trials"] == 2 * 6 * 3
     assert figures["mated_trials"] == 2 * 5
@@ -144,3 +146,47 @@ def test_calibration_scores_are_between_different_people_and_even_over_them(tiny
     assert scores.size == 80
     single = identification.impostor_scores(embedder, images, identities(images), limit=10, enrol=1, seed=0)
     assert scores.mean() > single.mean(), "the best of four templates is above one"
+
+
+def test_smaller_galleries_are_parts_of_the_largest_and_every_stranger_searches_each(tiny: Path) -> None:
+    images = people(24, 3)
+    embedder = open_embedder(str(tiny), profile=None, unprotected=False, seed=1)
+    figures = identification.identify(
+        embedder, images, identities(images), enrol=2, fpir=0.1, galleries=[3, 10], seed=3, repeats=2
+    )
+    small, large = figures["rows"]
+    assert (small["gallery_people"], large["gallery_people"]) == (3, 10)
+    assert (small["galleries"], large["galleries"]) == (6, 2), (
+        "three galleries of 3 in each of two draws of 10"
+    )
+    assert (small["impostor_trials"], large["impostor_trials"]) == (6 * 36, 2 * 36)
+    assert (small["mated_trials"], large["mated_trials"]) == (18, 20)
+    assert figures["gallery_people"] == 10, "the figures on top are those of the largest"
+    assert small["threshold"] <= large["threshold"] + 0.05
+
+
+def test_every_repeat_photographs_everybody_anew(tiny: Path) -> None:
+    images = people(8, 3)
+    embedder = open_embedder(str(tiny), profile=None, unprotected=False, seed=1)
+    plans = [identification.plan(identities(images), enrol=2, gallery=4, seed=0, fresh=k) for k in range(2)]
+    album = Album(embedder, images)
+    for planned in plans:
+        album.prepare(identification.shots_of(planned, 1))
+    first, second = (identification.search(album, planned, captures=1) for planned in plans)
+    assert plans[0].gallery.keys() == plans[1].gallery.keys()
+    assert not np.array_equal(first.mate, second.mate)
+
+
+def test_a_slice_of_the_scores_is_a_search_of_the_smaller_gallery(tiny: Path) -> None:
+    images = people(12, 3)
+    embedder = open_embedder(str(tiny), profile=None, unprotected=False, seed=1)
+    whole = identification.plan(identities(images), enrol=2, gallery=6, seed=0)
+    album = Album(embedder, images)
+    album.prepare(identification.shots_of(whole, 1))
+    part = identification.score(album, whole, captures=1).searches(slice(0, 3))
+    alone = identification.search(
+        album, identification.plan(identities(images), enrol=2, gallery=3, seed=0), captures=1
+    )
+    for field in ("mate", "best_other", "impostor_top"):
+        assert np.allclose(getattr(part, field), getattr(alone, field), atol=1e-6)
+    assert part.templates == alone.templates

@@ -189,3 +189,28 @@ def test_d_sys_of_half_overlapping_uniform_scores_is_one_half() -> None:
 def test_scores_of_one_distribution_are_hardly_linkable() -> None:
     rng = np.random.default_rng(0)
     assert metrics.unlinkability(rng.normal(size=100_000), rng.normal(size=100_000)) < 0.03
+
+
+def test_the_bootstrap_over_people_is_wide_where_one_person_makes_all_the_errors() -> None:
+    rng = np.random.default_rng(0)
+    mate, other = np.full(200, 0.9), np.full(200, 0.1)
+    mate[:40] = 0.2  # one in five searches fails at any threshold between
+    impostors, strangers = rng.uniform(0, 0.5, 2000), np.arange(2000)
+    spread = metrics.bootstrap_fnir(
+        mate, other, impostors, 0.01, rng, mated_person=np.arange(200) % 50, stranger=strangers
+    )
+    one = metrics.bootstrap_fnir(
+        mate, other, impostors, 0.01, rng, mated_person=np.arange(200) // 40, stranger=strangers
+    )
+    assert spread.low <= 0.2 <= spread.high and one.low <= 0.2 <= one.high
+    assert one.high - one.low > 2 * (spread.high - spread.low)
+
+
+def test_the_bootstrap_moves_the_threshold_with_the_strangers() -> None:
+    rng = np.random.default_rng(1)
+    mate = rng.uniform(0.3, 0.7, 500)
+    impostors = np.concatenate([np.full(99, 0.1), [0.6]])  # one stranger decides the threshold, when drawn
+    interval = metrics.bootstrap_fnir(
+        mate, np.zeros(500), impostors, 0.005, rng, mated_person=np.arange(500), stranger=np.arange(100)
+    )
+    assert interval.low == 0.0 and interval.high > 0.6
