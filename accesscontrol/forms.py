@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 import zoneinfo
 from datetime import time
 from typing import Any
@@ -393,9 +394,11 @@ class TokenForm(forms.Form):
 
 
 class EnrollmentForm(forms.Form):
-    """Which terminal takes the captures, and how many."""
+    """Which camera takes the captures, how many, and what becomes of the templates there are."""
 
-    terminal = forms.ModelChoiceField(queryset=Terminal.objects.none(), empty_label="choose a terminal")
+    REPLACE, ADD = "replace", "add"
+    BROWSER = "browser"
+    terminal = forms.ChoiceField(label="Camera")
     captures_wanted = forms.IntegerField(
         label="Captures",
         min_value=1,
@@ -403,14 +406,32 @@ class EnrollmentForm(forms.Form):
         initial=3,
         help_text="Three are usual. More make recognition steadier in changing light.",
     )
+    templates = forms.ChoiceField(
+        label="The templates there are",
+        choices=[
+            (REPLACE, "Replace them: the person looks different now"),
+            (ADD, "Keep them and add to them: other light, with glasses, with a beard"),
+        ],
+        initial=REPLACE,
+        widget=forms.RadioSelect,
+    )
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *arguments: Any, enrolled: bool = False, **named: Any) -> None:
         super().__init__(*arguments, **named)
         working = Terminal.objects.filter(state=Terminal.State.ACTIVE).order_by("-role", "name")
-        field = _choice(self, "terminal")
-        field.queryset = working
-        field.label_from_instance = lambda terminal: (
-            f"{terminal.name} ({terminal.get_role_display().lower()})"
-        )
-        if working.count() == 1:
-            self.initial["terminal"] = working[0].pk
+        _choice(self, "terminal").choices = [
+            (self.BROWSER, "the camera of this computer or tablet"),
+            *((str(one.pk), f"{one.name} ({one.get_role_display().lower()})") for one in working),
+        ]
+        if not enrolled:
+            del self.fields["templates"]
+
+    @property
+    def terminal_id(self) -> uuid.UUID | None:
+        """None: this browser takes the captures. Call after `is_valid`."""
+        chosen = self.cleaned_data["terminal"]
+        return None if chosen == self.BROWSER else uuid.UUID(chosen)
+
+    @property
+    def adds(self) -> bool:
+        return bool(self.cleaned_data.get("templates") == self.ADD)

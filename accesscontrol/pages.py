@@ -20,6 +20,12 @@ urlpatterns = [
     path("alarms/<int:alarm_id>/acknowledge/", dashboard.alarm_acknowledge, name="alarm_acknowledge"),
     path("people/<uuid:person_id>/", people.person, name="person"),
     path("people/<uuid:person_id>/enroll/", people.enrollment_begin, name="enrollment_begin"),
+    path("people/enrollments/profile/", people.enrollment_profile, name="enrollment_profile"),
+    path(
+        "people/enrollments/<uuid:enrollment_id>/captures/",
+        people.enrollment_captures,
+        name="enrollment_captures",
+    ),
     path("people/<uuid:person_id>/groups/", rules.person_group_add, name="person_group_add"),
     path("", include("enrollment.urls")),
     path("doors/", doors.doors, name="doors"),

@@ -70,7 +70,11 @@ PAGES: dict[str, frozenset[Role]] = {
     "enrollment_begin": _DESK,
     "enrollment": _DESK,
     "enrollment_progress": _DESK,
-    "enrollment_complete": _DESK,
+    "enrollment_profile": _DESK,
+    "enrollment_captures": _DESK,
+    "enrollment_retake": _DESK,
+    "enrollment_attach": _DESK,
+    "enrollment_complete": _ADMINISTRATOR,  # a face that is enrolled twice on purpose
     "enrollment_cancel": _DESK,
     "person_erase": _ADMINISTRATOR,
     "erasure_certificate": _ADMINISTRATOR,

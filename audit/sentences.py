@@ -133,6 +133,11 @@ describe(
     "An enrollment was completed: {templates_added} templates in the gallery",
     Tone.YES,
 )
+describe("enrollment.retaken", "{actor} discarded the captures of an enrollment and took them again")
+describe(
+    "enrollment.attached",
+    "{actor} said that the captures are of somebody who is enrolled already: added there",
+)
 describe("enrollment.cancelled", "{actor} cancelled an enrollment")
 describe("people.imported", "{actor} registered {people} people from a file")
 describe("invitation.created", "{actor} invited a person to enroll on their own phone")

@@ -431,14 +431,22 @@ class EnrollmentCompleteView(EnrollmentView):
 
     class Input(serializers.Serializer[Any]):
         accept_duplicate = serializers.BooleanField(default=False)
+        reason = serializers.CharField(max_length=services.MAX_REASON, default="", allow_blank=True)
 
     @extend_schema(
         operation_id="enrollments_complete",
         summary="Complete an enrollment that waits for a decision",
-        description="Without a duplicate they complete by themselves. Completing twice changes nothing.",
+        description="Without a duplicate they complete by themselves. Completing twice changes nothing. "
+        "Whoever says that a duplicate is another person says why (`reason_missing`).",
         request=Input,
         responses={200: ProgressSerializer, 409: CONFLICT},
-        examples=[_example("Two names are one person's", {"accept_duplicate": True}, request=True)],
+        examples=[
+            _example(
+                "They are twins",
+                {"accept_duplicate": True, "reason": "Identical twins; both showed a passport."},
+                request=True,
+            )
+        ],
     )
     def post(self, request: Request, enrollment_id: uuid.UUID) -> Response:
         enrollment = services.complete_enrollment(
@@ -519,47 +527,18 @@ class TerminalEnrollmentView(EnrollmentView):
         return uuid.UUID(str(terminal.id))
 
 
-class TerminalCapturesView(TerminalEnrollmentView):
-    """Captures for an enrollment at this terminal, and what became of them."""
+class CapturesView(EnrollmentView):
+    """Takes captures, whoever brings them: the same checks of size, type, profile and noise. Never a picture."""
 
     parser_classes = (CaptureParser,)
     #: Raises PayloadError for what this server does not accept; given by accesscontrol with the route.
     check_capture: Callable[[bytes], object] | None = None
 
-    @extend_schema(
-        operation_id="enrollments_captures_progress",
-        summary="What became of the captures",
-        responses={200: TerminalProgressSerializer},
-        examples=[_example("One accepted", _TERMINAL_PROGRESS)],
-    )
-    def get(self, request: Request, enrollment_id: uuid.UUID) -> Response:  # type: ignore[override]
-        return Response(_for_terminal(self._enrollment_here(enrollment_id)))
-
-    @extend_schema(
-        operation_id="enrollments_captures_submit",
-        summary="Hand in one capture",
-        description="Perturbed features in the wire format of docs/protocol.md; a picture is never accepted. "
-        "A worker looks at it; ask again for the result.",
-        request={CONTENT_TYPE: OpenApiTypes.BINARY},
-        parameters=[
-            OpenApiParameter(QUALITY_HEADER, str, OpenApiParameter.HEADER, description="`score=0.87`")
-        ],
-        responses={202: TerminalProgressSerializer, 409: CONFLICT},
-        examples=[_example("On its way", _TERMINAL_PROGRESS | {"captures_pending": 1})],
-    )
-    def post(self, request: Request, enrollment_id: uuid.UUID) -> Response:
-        enrollment = self._enrollment_here(enrollment_id)
+    def take(self, request: Request, enrollment: Enrollment) -> Enrollment:
         quality = _quality(request.headers.get(QUALITY_HEADER))
         payload = self._payload(request)
-        enrollment = services.submit_capture(
+        return services.submit_capture(
             enrollment=enrollment, payload=payload, quality=quality, at=timezone.now()
-        )
-        return Response(_for_terminal(enrollment), status=status.HTTP_202_ACCEPTED)
-
-    def _enrollment_here(self, enrollment_id: uuid.UUID) -> Enrollment:
-        """Another terminal's enrollment is one that does not exist."""
-        return get_object_or_404(
-            Enrollment.objects.select_related("person"), pk=enrollment_id, terminal_id=self.terminal_id
         )
 
     def _payload(self, request: Request) -> bytes:
@@ -585,6 +564,61 @@ class TerminalCapturesView(TerminalEnrollmentView):
                 else status.HTTP_422_UNPROCESSABLE_ENTITY,
             ) from error
         return payload
+
+
+class TerminalCapturesView(CapturesView, TerminalEnrollmentView):
+    """Captures for an enrollment at this terminal, and what became of them."""
+
+    @extend_schema(
+        operation_id="enrollments_captures_progress",
+        summary="What became of the captures",
+        responses={200: TerminalProgressSerializer},
+        examples=[_example("One accepted", _TERMINAL_PROGRESS)],
+    )
+    def get(self, request: Request, enrollment_id: uuid.UUID) -> Response:  # type: ignore[override]
+        return Response(_for_terminal(self._enrollment_here(enrollment_id)))
+
+    @extend_schema(
+        operation_id="enrollments_captures_submit",
+        summary="Hand in one capture",
+        description="Perturbed features in the wire format of docs/protocol.md; a picture is never accepted. "
+        "A worker looks at it; ask again for the result.",
+        request={CONTENT_TYPE: OpenApiTypes.BINARY},
+        parameters=[
+            OpenApiParameter(QUALITY_HEADER, str, OpenApiParameter.HEADER, description="`score=0.87`")
+        ],
+        responses={202: TerminalProgressSerializer, 409: CONFLICT},
+        examples=[_example("On its way", _TERMINAL_PROGRESS | {"captures_pending": 1})],
+    )
+    def post(self, request: Request, enrollment_id: uuid.UUID) -> Response:
+        enrollment = self.take(request, self._enrollment_here(enrollment_id))
+        return Response(_for_terminal(enrollment), status=status.HTTP_202_ACCEPTED)
+
+    def _enrollment_here(self, enrollment_id: uuid.UUID) -> Enrollment:
+        """Another terminal's enrollment is one that does not exist."""
+        return get_object_or_404(
+            Enrollment.objects.select_related("person"), pk=enrollment_id, terminal_id=self.terminal_id
+        )
+
+
+# For a browser with a camera; accesscontrol proves the session and its CSRF token
+
+
+@extend_schema(exclude=True)  # the pages' own, not for other systems
+class BrowserCapturesView(CapturesView):
+    """Captures that a page takes, and what became of them. An enrollment at a terminal takes none from here."""
+
+    def get(self, request: Request, enrollment_id: uuid.UUID) -> Response:
+        return Response(services.describe_progress(self.enrollment_here(enrollment_id)))
+
+    def post(self, request: Request, enrollment_id: uuid.UUID) -> Response:
+        enrollment = self.take(request, self.enrollment_here(enrollment_id))
+        return Response(services.describe_progress(enrollment), status=status.HTTP_202_ACCEPTED)
+
+    def enrollment_here(self, enrollment_id: uuid.UUID) -> Enrollment:
+        return get_object_or_404(
+            Enrollment.objects.select_related("person", "duplicate_of"), pk=enrollment_id, terminal_id=None
+        )
 
 
 def _for_terminal(enrollment: Enrollment) -> dict[str, Any]:

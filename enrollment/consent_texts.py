@@ -1,4 +1,7 @@
-"""The words a person agrees to, by language. A changed text gets a new version; recorded consents stay."""
+"""The words a person agrees to, by language. A changed text gets a new version; recorded consents stay.
+
+Another language is another entry here, and a column in enrollment/static/enrollment/words.js for the guidance.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ class ConsentText:
     language_name: str
     version: str
     text: str
+    agreement: str  # what the box beside the text says
 
 
 CONSENT_TEXTS: tuple[ConsentText, ...] = (
@@ -32,6 +36,7 @@ CONSENT_TEXTS: tuple[ConsentText, ...] = (
             "once. I may ask what is kept about me, and I may have it erased and get a certificate of "
             "that."
         ),
+        agreement="I have read this text, or had it read to me, and I agree.",
     ),
     ConsentText(
         language="de",
@@ -52,6 +57,7 @@ CONSENT_TEXTS: tuple[ConsentText, ...] = (
             "dann sofort vernichtet. Ich kann Auskunft verlangen, was über mich gespeichert ist, und die "
             "Löschung mit einer Bescheinigung darüber."
         ),
+        agreement="Ich habe diesen Text gelesen oder vorgelesen bekommen und willige ein.",
     ),
 )
 

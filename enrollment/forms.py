@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from enrollment.consent_texts import CONSENT_TEXTS
 from enrollment.models import Consent, Person
+from enrollment.services import MAX_REASON
 
 
 class LocalMoment(forms.DateTimeField):
@@ -60,10 +61,27 @@ class ConsentForm(forms.Form):
     """Who agreed, in which language and how. The text itself is ours, never what the browser sends back."""
 
     language = forms.ChoiceField(choices=[(text.language, text.language_name) for text in CONSENT_TEXTS])
-    method = forms.ChoiceField(label="How it was given", choices=Consent.Method.choices)
+    method = forms.ChoiceField(
+        label="How it was given", choices=Consent.Method.choices, initial=Consent.Method.SIGNED
+    )
     agreed = forms.BooleanField(
-        label="The person has read this text, or had it read to them, and agrees.",
-        error_messages={"required": "Without the person's agreement nothing can be recorded."},
+        error_messages={"required": "Without the person's agreement nothing can be recorded."}
+    )
+
+    def __init__(self, *arguments: Any, agreement: str, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.fields["agreed"].label = agreement
+
+
+class DifferentPersonForm(forms.Form):
+    """Why a face that looks like somebody else's is another person's all the same."""
+
+    reason = forms.CharField(
+        label="Why are they two different people?",
+        max_length=MAX_REASON,
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+        help_text="For example: identical twins, both showed a passport. It is kept in the audit log.",
+        error_messages={"required": "Without a reason nobody can check this decision later."},
     )
 
 

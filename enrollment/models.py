@@ -195,6 +195,11 @@ class Enrollment(models.Model):
         return self.state in self.UNFINISHED
 
     @property
+    def adds_to_templates(self) -> bool:
+        """The face is known to be this person's own: what this enrollment takes joins the templates there are."""
+        return self.duplicate_of_id is not None and self.duplicate_of_id == self.person_id
+
+    @property
     def has_all_captures(self) -> bool:
         return self.captures_accepted >= self.captures_wanted
 

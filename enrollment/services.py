@@ -42,6 +42,8 @@ ENROLLMENT_LIFETIME = timedelta(minutes=15)
 DECISION_LIFETIME = timedelta(days=7)  # how long a duplicate waits for a person to decide
 MAX_CAPTURES_RECEIVED = 30  # per enrollment: repeated captures of one face average the noise away
 DISAGREEMENTS_BEFORE_RESTART = 3
+MAX_REASON = 500  # characters
+MAX_TEMPLATES = 40  # of one person: more slow every search and tell no more
 GALLERY_LOCK = 0x4C494E54454C  # an arbitrary number for pg_advisory_xact_lock: "LINTEL"
 SQLITE_LEFTOVERS = "PRAGMA wal_checkpoint(TRUNCATE)"
 
@@ -50,6 +52,7 @@ MESSAGES: Mapping[str, str] = {
     "capture_accepted": "Good. Hold still for the next one.",
     "captures_disagree": "This capture does not look like the ones before. Only one person may stand before "
     "the camera; look straight at it and try again.",
+    "retaken": "The captures so far are discarded. Look at the camera; we begin again.",
     "captures_restarted": "The captures did not fit together and were discarded. We begin again.",
     "payload_missing": "This capture was not processed in time. Please try again.",
     "payload_refused": "The terminal sent something that is not a valid capture.",
@@ -58,6 +61,7 @@ MESSAGES: Mapping[str, str] = {
     "duplicate_found": "This face is already enrolled under another name. Somebody has to decide.",
     "completed": "Enrolled.",
     "cancelled": "The enrollment was cancelled.",
+    "attached": "The captures were added to the person who was enrolled already.",
     "expired": "The enrollment took too long and was discarded. Please begin again.",
     "consent_withdrawn": "The consent was withdrawn; the captures were discarded.",
     "too_many_captures": "Too many captures without a result. Improve the light and begin again.",
@@ -262,19 +266,27 @@ def begin_enrollment(
     at: datetime,
     terminal_id: uuid.UUID | None = None,
     captures_wanted: int = 3,
+    add: bool = False,
 ) -> Enrollment:
-    """Refusals: person_unknown, person_inactive, person_expired, consent_missing, captures_wanted_invalid,
-    enrollment_in_progress (this person), terminal_busy (another person)."""
+    """Without a terminal a browser takes the captures. `add`: they join the templates there are, which they must look
+    like, instead of taking their place.
+
+    Refusals: person_unknown, person_inactive, person_expired, consent_missing, captures_wanted_invalid,
+    enrollment_in_progress (this person), terminal_busy (another person), nothing_to_add_to, templates_full.
+    """
     if not 1 <= captures_wanted <= 10:
         raise EnrollmentRefused("captures_wanted_invalid", "an enrollment takes 1 to 10 captures")
     with transaction.atomic():
         person = _lock_person(person.id)
         refusal = _reason_not_to_begin(person, terminal_id=terminal_id, at=at)
+        if refusal is None and add:
+            refusal = _reason_not_to_add(person, captures_wanted=captures_wanted)
         if refusal is None:
             enrollment = Enrollment(
                 person=person,
                 terminal_id=terminal_id,
                 captures_wanted=captures_wanted,
+                duplicate_of=person if add else None,
                 started_by=actor,
                 started_at=at,
                 expires_at=at + ENROLLMENT_LIFETIME,
@@ -291,7 +303,7 @@ def begin_enrollment(
             actor=actor,
             at=at,
             subject=audit_subject(person.id),
-            details={"enrollment": str(enrollment.id), "terminal": str(terminal_id or "")}
+            details={"enrollment": str(enrollment.id), "terminal": str(terminal_id or ""), "adds": add}
             if refusal is None
             else {"reason": refusal.code, "terminal": str(terminal_id or "")},
         )
@@ -319,6 +331,18 @@ def _reason_not_to_begin(
         _expire(at_terminal.filter(expires_at__lte=at), at=at)
         if at_terminal.exists():
             return EnrollmentRefused("terminal_busy", "this terminal is enrolling somebody else")
+    return None
+
+
+def _reason_not_to_add(person: Person, *, captures_wanted: int) -> EnrollmentRefused | None:
+    if not person.is_enrolled():
+        return EnrollmentRefused(
+            "nothing_to_add_to", "this person has no templates yet; enroll the face first"
+        )
+    if person.templates.count() + captures_wanted + 1 > MAX_TEMPLATES:  # one more for their mean
+        return EnrollmentRefused(
+            "templates_full", "this person has many templates already; enroll again to replace them"
+        )
     return None
 
 
@@ -401,7 +425,8 @@ def add_capture(
         if any(template.gallery_key_id != gallery_key_id for template in staged):
             _restart(enrollment, at=at)  # the gallery key was rotated between two captures
             staged = []
-        agrees = not staged or float(vector @ fuse([t.vector for t in staged])) >= agreement_threshold
+        known = staged or _templates_to_agree_with(enrollment, model=model, gallery_key_id=gallery_key_id)
+        agrees = not known or float(vector @ fuse([t.vector for t in known])) >= agreement_threshold
         if agrees:
             sealing.seal_new_template(
                 enrollment=enrollment,
@@ -424,6 +449,16 @@ def add_capture(
         enrollment.save(update_fields=["captures_accepted", "disagreements", "last_reason"])
         _announce(enrollment)
     return enrollment
+
+
+def _templates_to_agree_with(
+    enrollment: Enrollment, *, model: str, gallery_key_id: str
+) -> list[sealing.OpenTemplate]:
+    """What a first capture that is to be added must look like; nothing when the person's templates are replaced."""
+    if not enrollment.adds_to_templates:
+        return []
+    comparable = enrollment.person.templates.filter(active=True, model=model, gallery_key_id=gallery_key_id)
+    return list(sealing.open_templates(comparable))
 
 
 def refuse_capture(*, enrollment_id: uuid.UUID, payload_key: str, reason: str, at: datetime) -> None:
@@ -536,15 +571,96 @@ def _store_fused(enrollment: Enrollment, *, fused: NDArray[np.float32], at: date
     )
 
 
+def retake_captures(*, enrollment: Enrollment, actor: str, at: datetime) -> Enrollment:
+    """Discards the captures so far and takes them again. What was received stays counted: see MAX_CAPTURES_RECEIVED.
+
+    Refusals: enrollment_unknown, enrollment_closed, enrollment_expired, too_many_captures.
+    """
+    with transaction.atomic():
+        enrollment = _lock_enrollment(enrollment.id)
+        if enrollment.state != Enrollment.State.OPEN:
+            raise EnrollmentRefused("enrollment_closed", "this enrollment takes no more captures")
+        if enrollment.expires_at <= at:
+            raise EnrollmentRefused("enrollment_expired", MESSAGES["expired"])
+        if enrollment.captures_received + enrollment.captures_wanted > MAX_CAPTURES_RECEIVED:
+            raise EnrollmentRefused("too_many_captures", MESSAGES["too_many_captures"])
+        discarded = enrollment.captures_accepted
+        _discard_payloads(enrollment)
+        _restart(enrollment, at=at)
+        enrollment.last_reason = "retaken"
+        enrollment.save(update_fields=["captures_accepted", "disagreements", "last_reason"])
+        audit.services.record(
+            kind="enrollment.retaken",
+            actor=actor,
+            at=at,
+            subject=audit_subject(enrollment.person_id),
+            details={"enrollment": str(enrollment.id), "captures_discarded": discarded},
+        )
+        _announce(enrollment)
+    return enrollment
+
+
+def attach_to_duplicate(*, enrollment: Enrollment, actor: str, at: datetime) -> Enrollment:
+    """A person decided that the duplicate is the same person: the captures join the templates of whom they look like.
+
+    The person who was being enrolled stays without a face. Refusals: enrollment_unknown, enrollment_closed,
+    duplicate_missing, enrollment_expired, consent_missing, person_expired, templates_full.
+    """
+    with transaction.atomic():
+        found = Enrollment.objects.filter(pk=enrollment.pk).first()
+        wanted = [found.person_id, found.duplicate_of_id] if found else []
+        # People before enrollments, as everywhere, and in the order of their ids: two decisions cannot meet crosswise.
+        people = {pk: _lock_person(pk) for pk in sorted(filter(None, wanted))}
+        enrollment = _lock_enrollment(enrollment.id)
+        if enrollment.state != Enrollment.State.DUPLICATE_FOUND:
+            raise EnrollmentRefused(
+                "enrollment_closed", f"this enrollment is {enrollment.get_state_display().lower()}"
+            )
+        other = people.get(enrollment.duplicate_of_id) if enrollment.duplicate_of_id else None
+        if other is None:
+            raise EnrollmentRefused("duplicate_missing", "whom this face looked like has been erased since")
+        if enrollment.expires_at <= at:
+            raise EnrollmentRefused("enrollment_expired", MESSAGES["expired"])
+        if not other.has_consent():
+            raise EnrollmentRefused("consent_missing", f"there is no consent of {other.full_name} in force")
+        if other.is_expired(at):
+            raise EnrollmentRefused("person_expired", MESSAGES["person_expired"])
+        if other.templates.count() + enrollment.templates.count() > MAX_TEMPLATES:
+            raise EnrollmentRefused(
+                "templates_full", f"{other.full_name} has many templates already; cancel this enrollment"
+            )
+        mistaken_for = people[enrollment.person_id]
+        sealing.move_templates(enrollment.templates.all(), to=other)
+        if not mistaken_for.templates.exists():
+            sealing.shred_data_key(mistaken_for)
+        enrollment.person = other
+        enrollment.save(update_fields=["person"])
+        audit.services.record(
+            kind="enrollment.attached",
+            actor=actor,
+            at=at,
+            subject=audit_subject(mistaken_for.id),
+            details={
+                "enrollment": str(enrollment.id),
+                "attached_to": str(other.id),
+                "score": round(enrollment.duplicate_score or 0.0, 4),
+            },
+        )
+        _complete(enrollment, actor=actor, at=at, details={"attached_from": str(mistaken_for.id)})
+        transaction.on_commit(_scrub_sqlite)
+    return enrollment
+
+
 def complete_enrollment(
-    *, enrollment: Enrollment, actor: str, at: datetime, accept_duplicate: bool = False
+    *, enrollment: Enrollment, actor: str, at: datetime, accept_duplicate: bool = False, reason: str = ""
 ) -> Enrollment:
     """Puts the staged templates into the gallery. Completing a completed enrollment changes nothing.
 
-    Without a duplicate the worker completes by itself; a person calls this to decide that a duplicate is
-    none, or that one person has two names. Refusals: enrollment_unknown, enrollment_closed, captures_missing,
-    duplicate_found, enrollment_expired, consent_missing, person_expired.
+    Without a duplicate the worker completes by itself; a person calls this to decide that a duplicate is another
+    person, and says why. Refusals: enrollment_unknown, enrollment_closed, captures_missing, duplicate_found,
+    reason_missing, enrollment_expired, consent_missing, person_expired.
     """
+    reason = " ".join(reason.split())[:MAX_REASON]
     with transaction.atomic():
         person = _lock_person(enrollment.person_id)
         enrollment = _lock_enrollment(enrollment.id)
@@ -558,6 +674,8 @@ def complete_enrollment(
             raise EnrollmentRefused("captures_missing", "the captures are not complete and checked yet")
         if not accept_duplicate:
             raise EnrollmentRefused("duplicate_found", MESSAGES["duplicate_found"])
+        if not reason:
+            raise EnrollmentRefused("reason_missing", "say why these are two different people")
         if enrollment.expires_at <= at:
             raise EnrollmentRefused("enrollment_expired", MESSAGES["expired"])
         if not person.has_consent():
@@ -568,15 +686,24 @@ def complete_enrollment(
             "accepted_duplicate_of": str(enrollment.duplicate_of_id),
             "score": enrollment.duplicate_score,
         }
-        _complete(enrollment, actor=actor, at=at, details=accepted)
+        _complete(enrollment, actor=actor, at=at, details=accepted, personal={"reason": reason})
     return enrollment
 
 
-def _complete(enrollment: Enrollment, *, actor: str, at: datetime, details: Mapping[str, Any]) -> None:
-    """Activates the templates and replaces those of earlier enrollments. Under the locks of person and
+def _complete(
+    enrollment: Enrollment,
+    *,
+    actor: str,
+    at: datetime,
+    details: Mapping[str, Any],
+    personal: Mapping[str, str] | None = None,
+) -> None:
+    """Activates the templates; they replace those of earlier enrollments or join them. Under the locks of person and
     enrollment."""
     person = enrollment.person
-    replaced = _delete_templates(person.templates.exclude(enrollment=enrollment), at=at)
+    replaced = 0
+    if not enrollment.adds_to_templates:
+        replaced = _delete_templates(person.templates.exclude(enrollment=enrollment), at=at)
     enrollment.state = Enrollment.State.COMPLETED
     enrollment.last_reason = "completed"
     enrollment.finished_at = at
@@ -594,6 +721,7 @@ def _complete(enrollment: Enrollment, *, actor: str, at: datetime, details: Mapp
             "captures_received": enrollment.captures_received,
             **details,
         },
+        personal=personal or {},
     )
     _announce(enrollment)
 
@@ -622,7 +750,7 @@ def cancel_enrollment(*, enrollment: Enrollment, actor: str, at: datetime) -> En
 
 def describe_progress(enrollment: Enrollment) -> dict[str, Any]:
     """What the desk sees, by page, API and event alike. JSON-ready."""
-    duplicate = enrollment.duplicate_of
+    duplicate = None if enrollment.adds_to_templates else enrollment.duplicate_of
     return {
         "enrollment_id": str(enrollment.id),
         "person_id": str(enrollment.person_id),

@@ -19,6 +19,14 @@ urlpatterns = [
         name="enrollment_progress",
     ),
     path(
+        "people/enrollments/<uuid:enrollment_id>/retake/", views.enrollment_retake, name="enrollment_retake"
+    ),
+    path(
+        "people/enrollments/<uuid:enrollment_id>/same-person/",
+        views.enrollment_attach,
+        name="enrollment_attach",
+    ),
+    path(
         "people/enrollments/<uuid:enrollment_id>/complete/",
         views.enrollment_complete,
         name="enrollment_complete",

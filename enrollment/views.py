@@ -17,8 +17,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from enrollment import services
+from enrollment.camera import uses_camera
 from enrollment.consent_texts import CONSENT_TEXTS, consent_text
-from enrollment.forms import ConsentForm, EraseForm, PeopleFilterForm, PersonForm
+from enrollment.forms import ConsentForm, DifferentPersonForm, EraseForm, PeopleFilterForm, PersonForm
 from enrollment.models import Enrollment, ErasureCertificate, Person
 from enrollment.services import EnrollmentRefused
 
@@ -102,7 +103,8 @@ def consent_create(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
     person = get_object_or_404(Person, pk=person_id)
     language = request.POST.get("language") or request.GET.get("language") or CONSENT_TEXTS[0].language
     shown = consent_text(language) or CONSENT_TEXTS[0]
-    form = ConsentForm(request.POST or None)
+    then = request.POST.get("then") or request.GET.get("then") or ""
+    form = ConsentForm(request.POST or None, agreement=shown.agreement)
     if request.method == "POST" and form.is_valid():
         try:
             services.record_consent(
@@ -118,8 +120,8 @@ def consent_create(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
             form.add_error(None, refusal.message)
         else:
             messages.success(request, f"The consent of {person.full_name} is recorded.")
-            return redirect("person", person_id)
-    context = {"person": person, "texts": CONSENT_TEXTS, "shown": shown, "form": form}
+            return redirect("enrollment_begin" if then == "enroll" else "person", person_id)
+    context = {"person": person, "texts": CONSENT_TEXTS, "shown": shown, "form": form, "then": then}
     return render(request, "people/consent.html", context, status=422 if form.is_bound else 200)
 
 
@@ -130,7 +132,7 @@ def consent_withdraw(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse
         try:
             services.withdraw_consent(person=person, actor=_actor(request), at=timezone.now())
         except EnrollmentRefused as refusal:
-            messages.error(request, refusal.message.capitalize() + ".")
+            messages.error(request, _sentence(refusal))
         else:
             messages.success(
                 request, f"Consent withdrawn. {person.full_name}'s templates and their key are destroyed."
@@ -193,8 +195,9 @@ def erasure_certificate(request: HttpRequest, person_id: uuid.UUID) -> HttpRespo
 
 @never_cache
 @require_safe
+@uses_camera
 def enrollment(request: HttpRequest, enrollment_id: uuid.UUID) -> HttpResponse:
-    """The progress of an enrollment; follows it live, and by reloading without script."""
+    """An enrollment under way: with this browser's camera, or followed live while a terminal takes the captures."""
     return render(request, "people/enrollment.html", _progress(enrollment_id))
 
 
@@ -208,19 +211,63 @@ def _progress(enrollment_id: uuid.UUID) -> dict[str, Any]:
     found = get_object_or_404(Enrollment.objects.select_related("person", "duplicate_of"), pk=enrollment_id)
     steps = [number < found.captures_accepted for number in range(found.captures_wanted)]
     advice = services.MESSAGES.get(found.last_reason, "") if found.last_reason else ""
-    return {"enrollment": found, "steps": steps, "advice": advice}
+    consent = found.person.consents.filter(withdrawn_at=None).first()
+    return {
+        "enrollment": found,
+        "steps": steps,
+        "advice": advice,
+        "in_this_browser": found.terminal_id is None and found.state == Enrollment.State.OPEN,
+        "language": consent.language if consent else "en",
+        "different": DifferentPersonForm(),
+    }
+
+
+@require_POST
+def enrollment_retake(request: HttpRequest, enrollment_id: uuid.UUID) -> HttpResponse:
+    found = get_object_or_404(Enrollment, pk=enrollment_id)
+    try:
+        services.retake_captures(enrollment=found, actor=_actor(request), at=timezone.now())
+    except EnrollmentRefused as refusal:
+        messages.error(request, _sentence(refusal))
+    return redirect("enrollment", enrollment_id)
+
+
+@require_POST
+def enrollment_attach(request: HttpRequest, enrollment_id: uuid.UUID) -> HttpResponse:
+    """The duplicate is the same person: the captures go to the entry that exists."""
+    found = get_object_or_404(Enrollment.objects.select_related("person"), pk=enrollment_id)
+    left_without_face = found.person
+    try:
+        done = services.attach_to_duplicate(enrollment=found, actor=_actor(request), at=timezone.now())
+    except EnrollmentRefused as refusal:
+        messages.error(request, _sentence(refusal))
+        return redirect("enrollment", enrollment_id)
+    messages.success(
+        request,
+        f"The captures were added to {done.person.full_name}. {left_without_face.full_name} has no face on record; "
+        "an administrator can erase that entry if it is not needed.",
+    )
+    return redirect("person", done.person_id)
 
 
 @require_POST
 def enrollment_complete(request: HttpRequest, enrollment_id: uuid.UUID) -> HttpResponse:
+    """An administrator says that the duplicate is a different person, and why."""
     found = get_object_or_404(Enrollment, pk=enrollment_id)
-    accepted = request.POST.get("accept_duplicate") == "yes"
+    form = DifferentPersonForm(request.POST)
+    if not form.is_valid():
+        context = {**_progress(enrollment_id), "different": form}
+        return render(request, "people/enrollment.html", context, status=422)
     try:
         services.complete_enrollment(
-            enrollment=found, accept_duplicate=accepted, actor=_actor(request), at=timezone.now()
+            enrollment=found,
+            accept_duplicate=True,
+            reason=form.cleaned_data["reason"],
+            actor=_actor(request),
+            at=timezone.now(),
         )
     except EnrollmentRefused as refusal:
-        messages.error(request, refusal.message)
+        messages.error(request, _sentence(refusal))
     return redirect("enrollment", enrollment_id)
 
 
@@ -230,12 +277,16 @@ def enrollment_cancel(request: HttpRequest, enrollment_id: uuid.UUID) -> HttpRes
     try:
         services.cancel_enrollment(enrollment=found, actor=_actor(request), at=timezone.now())
     except EnrollmentRefused as refusal:
-        messages.error(request, refusal.message)
+        messages.error(request, _sentence(refusal))
     return redirect("enrollment", enrollment_id)
 
 
 def _field_of(refusal: EnrollmentRefused) -> str | None:
     return "external_id" if refusal.code == "external_id_taken" else None
+
+
+def _sentence(refusal: EnrollmentRefused) -> str:
+    return f"{refusal.message[:1].upper()}{refusal.message[1:].rstrip('.')}."
 
 
 def _actor(request: HttpRequest) -> str:

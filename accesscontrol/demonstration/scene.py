@@ -93,7 +93,8 @@ class Integrator:
         )
 
     def accept_duplicate(self, enrollment_id: str) -> None:
-        self._post(f"enrollments/{enrollment_id}/complete", {"accept_duplicate": True})
+        decision = {"accept_duplicate": True, "reason": "demonstration: two names for one portrait"}
+        self._post(f"enrollments/{enrollment_id}/complete", decision)
 
     def cancel(self, enrollment_id: str) -> None:
         self._post(f"enrollments/{enrollment_id}/cancel", {})

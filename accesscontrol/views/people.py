@@ -1,4 +1,4 @@
-"""The two pages that join people with doors: a person's profile, and the start of an enrollment."""
+"""The pages that join people with doors: a person's profile, and an enrollment's start and captures."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
+from rest_framework.authentication import SessionAuthentication
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.request import Request
 
+from accesscontrol import captures
 from accesscontrol.forms import EnrollmentForm
-from accesscontrol.models import AccessAttempt, AccessGroup, Terminal
+from accesscontrol.models import AccessAttempt, AccessGroup
 from accesscontrol.views.common import actor_of, sentence
+from enrollment.api import BrowserCapturesView
 from enrollment.models import Enrollment, Person
 from enrollment.services import EnrollmentRefused, begin_enrollment
 
@@ -41,15 +47,24 @@ def person(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
 
 @require_http_methods(["GET", "POST"])
 def enrollment_begin(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
-    """Choose the terminal the person stands at. The browser's own camera joins this choice later."""
+    """Choose who takes the captures: this browser, or a terminal the person stands at. Consent comes first."""
     found = get_object_or_404(Person, pk=person_id)
-    form = EnrollmentForm(request.POST or None)
+    if not found.has_consent():
+        return redirect(f"{reverse('consent_create', args=[person_id])}?then=enroll")
+    under_way = found.enrollments.filter(
+        state__in=Enrollment.UNFINISHED, expires_at__gt=timezone.now()
+    ).first()
+    if under_way is not None:
+        return redirect("enrollment", under_way.pk)
+    enrolled = found.is_enrolled()
+    form = EnrollmentForm(request.POST or None, enrolled=enrolled)
     if request.method == "POST" and form.is_valid():
         try:
             enrollment = begin_enrollment(
                 person=found,
-                terminal_id=form.cleaned_data["terminal"].pk,
+                terminal_id=form.terminal_id,
                 captures_wanted=form.cleaned_data["captures_wanted"],
+                add=form.adds,
                 actor=actor_of(request),
                 at=timezone.now(),
             )
@@ -58,9 +73,28 @@ def enrollment_begin(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse
         else:
             return redirect("enrollment", enrollment.pk)
     status = 422 if form.is_bound else 200
-    context = {
-        "form": form,
-        "person": found,
-        "any_terminal": Terminal.objects.filter(state=Terminal.State.ACTIVE).exists(),
-    }
+    context = {"form": form, "person": found, "enrolled": enrolled}
     return render(request, "people/enroll.html", context, status=status)
+
+
+@require_safe
+def enrollment_profile(request: HttpRequest) -> HttpResponse:
+    """The privacy profile that captures of this browser are drawn under, letter by letter as its hash was taken."""
+    text = captures.default_profile().to_json()
+    response = HttpResponse(text, content_type="application/json")
+    response["Cache-Control"] = "no-cache"
+    return response
+
+
+class DeskSession(SessionAuthentication):
+    """The session of the page, with its CSRF token. Which roles may call is the gate's: `accesscontrol.roles.PAGES`."""
+
+    def authenticate_header(self, request: Request) -> str:
+        return 'Session realm="lintel"'
+
+
+enrollment_captures = BrowserCapturesView.as_view(
+    authentication_classes=[DeskSession],
+    permission_classes=[IsAuthenticated],
+    check_capture=captures.check_capture,
+)

@@ -195,9 +195,11 @@ def test_a_decision_about_a_duplicate_is_made_over_the_api(enroll):
     Enrollment.objects.update(expires_at=timezone.now() + services.DECISION_LIFETIME)
     status, problem = call(api.EnrollmentCompleteView, "post", enrollment_id=enrollment.pk)
     assert (status, problem["code"]) == (409, "duplicate_found")
-    status, progress = call(
-        api.EnrollmentCompleteView, "post", {"accept_duplicate": True}, enrollment_id=enrollment.pk
-    )
+    decision = {"accept_duplicate": True}
+    status, problem = call(api.EnrollmentCompleteView, "post", decision, enrollment_id=enrollment.pk)
+    assert (status, problem["code"]) == (409, "reason_missing")
+    decision["reason"] = "twins"
+    status, progress = call(api.EnrollmentCompleteView, "post", decision, enrollment_id=enrollment.pk)
     assert (status, progress["state"]) == (200, "completed")
     assert len(call(api.PersonEnrollmentsView, person_id=enrollment.person_id)[1]) == 1
 

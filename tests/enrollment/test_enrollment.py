@@ -161,7 +161,13 @@ def test_a_face_that_is_enrolled_under_another_name_waits_for_a_decision(enroll)
     with refused("duplicate_found"):
         services.complete_enrollment(enrollment=enrollment, actor="desk", at=NOW)
 
-    services.complete_enrollment(enrollment=enrollment, accept_duplicate=True, actor="desk", at=NOW)
+    with refused("reason_missing"):
+        services.complete_enrollment(
+            enrollment=enrollment, accept_duplicate=True, reason="  ", actor="desk", at=NOW
+        )
+    services.complete_enrollment(
+        enrollment=enrollment, accept_duplicate=True, reason="identical twins", actor="desk", at=NOW
+    )
 
     assert set(found_at_the_door(ALICES_FACE)) == {alice, second_name}
 
@@ -398,3 +404,83 @@ def test_embeddings_and_features_appear_in_no_log(enroll, caplog):
         enroll(somebody(), ALICES_FACE)
     assert "array(" not in caplog.text
     assert "LNTL" not in caplog.text
+
+
+def test_captures_are_retaken_from_the_first_and_what_was_received_stays_counted(capture):
+    enrollment = capture(begin(somebody()), ALICES_FACE, ALICES_FACE)
+    services.retake_captures(enrollment=enrollment, actor="desk", at=NOW)
+    again = fresh(enrollment)
+    assert (again.captures_accepted, again.captures_received, again.last_reason) == (0, 2, "retaken")
+    assert not again.templates.exists()
+    assert capture(enrollment, *[ALICES_FACE] * 3).state == Enrollment.State.COMPLETED
+
+
+def test_captures_cannot_be_retaken_without_end_nor_after_the_end(capture, enroll):
+    enrollment = capture(begin(somebody()), ALICES_FACE)
+    Enrollment.objects.filter(pk=enrollment.pk).update(captures_received=services.MAX_CAPTURES_RECEIVED - 2)
+    with refused("too_many_captures"):
+        services.retake_captures(enrollment=enrollment, actor="desk", at=NOW)
+    with refused("enrollment_closed"):
+        services.retake_captures(enrollment=enroll(somebody("Bob"), BOBS_FACE), actor="desk", at=NOW)
+
+
+def test_added_captures_join_the_templates_and_must_look_like_them(capture, enroll):
+    alice = somebody()
+    old = set(enroll(alice, ALICES_FACE).templates.values_list("id", flat=True))
+    adding = begin(alice, wanted=2, add=True)
+    assert capture(adding, BOBS_FACE).last_reason == "captures_disagree"
+    done = capture(adding, ALICES_FACE, ALICES_FACE)
+    assert done.state == Enrollment.State.COMPLETED
+    assert services.describe_progress(done)["duplicate_of"] is None
+    active = set(alice.templates.filter(active=True).values_list("id", flat=True))
+    assert old < active
+    assert len(active) == len(old) + 3  # two captures and their mean
+    assert found_at_the_door(ALICES_FACE) == [alice]
+
+
+def test_nothing_can_be_added_to_nothing_nor_beyond_the_most_templates(enroll, monkeypatch):
+    alice = somebody()
+    with refused("nothing_to_add_to"):
+        begin(alice, add=True)
+    enroll(alice, ALICES_FACE)
+    monkeypatch.setattr(services, "MAX_TEMPLATES", 7)
+    with refused("templates_full"):
+        begin(alice, wanted=4, add=True)
+
+
+def test_a_duplicate_that_is_the_same_person_gives_them_its_captures(enroll, recorded):
+    alice, second_name = somebody("Alice"), somebody("Alicia")
+    old = enroll(alice, ALICES_FACE).templates.count()
+    enrollment = enroll(second_name, ALICES_FACE)
+    services.attach_to_duplicate(enrollment=enrollment, actor="desk", at=NOW)
+    done = fresh(enrollment)
+    assert (done.state, done.person) == (Enrollment.State.COMPLETED, alice)
+    assert alice.templates.filter(active=True).count() == 2 * old
+    assert found_at_the_door(ALICES_FACE) == [alice]
+    assert not second_name.is_enrolled()
+    assert not DataKey.objects.filter(person=second_name).exists()
+    assert [entry["kind"] for entry in recorded][-2:] == ["enrollment.attached", "enrollment.completed"]
+    # The second name can be erased without touching what was added, and Alice with all of it.
+    services.erase_person(person_id=second_name.pk, actor="desk", at=NOW)
+    assert found_at_the_door(ALICES_FACE) == [alice]
+    services.erase_person(person_id=alice.pk, actor="desk", at=NOW)
+    assert found_at_the_door(ALICES_FACE) == []
+
+
+def test_captures_are_not_given_to_somebody_without_consent_nor_to_an_erased_person(enroll):
+    alice = somebody("Alice")
+    enroll(alice, ALICES_FACE)
+    enrollment = enroll(somebody("Alicia"), ALICES_FACE)
+    services.withdraw_consent(person=alice, actor="desk", at=NOW)
+    with refused("consent_missing"):
+        services.attach_to_duplicate(enrollment=enrollment, actor="desk", at=NOW)
+    services.erase_person(person_id=alice.pk, actor="desk", at=NOW)
+    with refused("duplicate_missing"):
+        services.attach_to_duplicate(enrollment=fresh(enrollment), actor="desk", at=NOW)
+    assert fresh(enrollment).state == Enrollment.State.DUPLICATE_FOUND
+
+
+def test_only_a_duplicate_that_waits_can_be_given_away(capture):
+    enrollment = capture(begin(somebody()), ALICES_FACE)
+    with refused("enrollment_closed"):
+        services.attach_to_duplicate(enrollment=enrollment, actor="desk", at=NOW)

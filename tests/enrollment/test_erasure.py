@@ -189,7 +189,9 @@ def test_erasing_somebody_leaves_the_decision_about_their_double_to_a_person(enr
     services.erase_person(person_id=alice.id, actor="admin", at=NOW)
     enrollment.refresh_from_db()
     assert (enrollment.state, enrollment.duplicate_of) == ("duplicate_found", None)
-    services.complete_enrollment(enrollment=enrollment, accept_duplicate=True, actor="desk", at=NOW)
+    services.complete_enrollment(
+        enrollment=enrollment, accept_duplicate=True, reason="twins", actor="desk", at=NOW
+    )
     assert found_at_the_door(1) == [double]
 
 
