@@ -1,4 +1,8 @@
+from typing import Any
+
 from django.apps import AppConfig
+from django.conf import settings
+from django.db.models.signals import post_delete
 
 
 class AccessControlConfig(AppConfig):
@@ -10,3 +14,11 @@ class AccessControlConfig(AppConfig):
         from accesscontrol import live  # its models exist only now
 
         live.connect_signals()
+        post_delete.connect(_forget_account, sender=settings.AUTH_USER_MODEL, dispatch_uid="lintel.forget")
+
+
+def _forget_account(sender: Any, instance: Any, **more: Any) -> None:
+    """What the audit log holds about an account that is deleted, such as names at failed sign-ins, goes with it."""
+    from audit.services import forget
+
+    forget(f"user:{instance.pk}")

@@ -274,6 +274,9 @@ AXES_RESET_ON_SUCCESS = True
 # Name and address together: a stranger elsewhere cannot lock the administrator out by guessing badly.
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_LOCKOUT_CALLABLE = "accesscontrol.views.account.locked_out"
+# Failures are counted under a keyed hash of the name, and who signed in is in the audit log alone.
+AXES_USERNAME_CALLABLE = "accesscontrol.views.account.name_to_count"
+AXES_DISABLE_ACCESS_LOG = True
 AXES_VERBOSE = False
 
 SESSION_COOKIE_NAME = "lintel_session"

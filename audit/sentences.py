@@ -109,6 +109,12 @@ def _export(facts: Facts) -> str:
     return f"{facts['actor']} exported {facts.get('entries', '…')} audit entries as {format_name}, {extent}"
 
 
+def _sign_in_failed(facts: Facts) -> str:
+    if facts.get("known_name") is False:
+        return "Somebody failed to sign in with a name that no account has"
+    return f"Somebody failed to sign in as {facts.get('username', '…')}"
+
+
 describe("attempt.settled", _attempt, _attempt_tone)
 describe("audit.exported", _export)
 describe("person.registered", "{actor} registered {full_name}")
@@ -155,7 +161,7 @@ describe("site.locked_down", "{actor} locked the site down", Tone.WARN)
 describe("site.lock_down_lifted", "{actor} lifted the lock-down", Tone.YES)
 describe("user.signed_in", "{actor} signed in")
 describe("user.signed_out", "{actor} signed out")
-describe("user.sign_in_failed", "Somebody failed to sign in as {username}", Tone.NO)
+describe("user.sign_in_failed", _sign_in_failed, Tone.NO)
 describe("user.password_changed", "{actor} changed their password")
 describe("user.password_reset", "{actor} set a new password for a user", Tone.WARN)
 describe("user.two_step_enabled", "{actor} turned two-step sign-in on", Tone.YES)

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import zoneinfo
 from base64 import b64encode
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,6 +22,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
@@ -59,12 +61,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
             return redirect(_with_next("/sign-in/code/", request))
         return _signed_in(request, user)
     if form.is_bound and not getattr(request, "axes_locked_out", False):
-        record(
-            kind="user.sign_in_failed",
-            actor="anonymous",
-            at=timezone.now(),
-            personal={"username": _tried(form)},
-        )
+        _record_failure(form)
     status = 422 if form.is_bound else 200
     return render(request, "account/sign_in.html", {"form": form, "next": _next(request)}, status=status)
 
@@ -270,8 +267,25 @@ def _stored(recovery_code: str) -> str:
     return hashlib.sha256(recovery_code.encode()).hexdigest()[:16]
 
 
-def _tried(form: AuthenticationForm) -> str:
-    return str(form.data.get("username", ""))[:150]
+def _record_failure(form: AuthenticationForm) -> None:
+    """A name that nobody has is not kept: it may be a password in the wrong box, or a person whom no erasure would find
+    here. The name of an account lies sealed under its subject, and goes with the account."""
+    name = form.cleaned_data.get("username", "")
+    user: Any = get_user_model().objects.filter(username=name).first() if name else None
+    record(
+        kind="user.sign_in_failed",
+        actor="anonymous",
+        at=timezone.now(),
+        subject=f"user:{user.pk}" if user else "",
+        details={"known_name": user is not None},
+        personal={"username": _name(user)} if user else {},
+    )
+
+
+def name_to_count(request: HttpRequest, credentials: Mapping[str, Any] | None) -> str:
+    """What django-axes counts failures under, and keeps in its table: a keyed hash, never what somebody typed."""
+    typed = (credentials or request.POST).get("username") or ""
+    return salted_hmac("lintel sign-in failures", str(typed), algorithm="sha256").hexdigest()
 
 
 def _name(user: Any) -> str:

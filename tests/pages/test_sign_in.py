@@ -6,6 +6,8 @@ import re
 from datetime import timedelta
 
 import pytest
+from axes.models import AccessAttempt, AccessLog
+from django.apps import apps
 from django.contrib.auth import SESSION_KEY
 from django.test import Client
 from django.urls import reverse
@@ -16,7 +18,8 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from accesscontrol import settings as product_settings
 from accesscontrol.views.account import PENDING
-from audit.models import Entry
+from audit.models import Entry, PersonalField
+from audit.services import open_personal, verify_all
 from tests.pages.support import PASSWORD, make_user
 
 
@@ -67,7 +70,43 @@ def test_a_wrong_password_keeps_the_name_and_says_what_to_do(alma, client):
     assert "do not fit together" in html
     assert "wrong" not in html
     assert not is_signed_in(client)
-    assert Entry.objects.filter(kind="user.sign_in_failed").count() == 1
+    entry = Entry.objects.get(kind="user.sign_in_failed")
+    assert entry.subject == f"user:{alma.pk}"
+    assert open_personal(entry) == {"username": "alma"}
+    assert "alma" not in entry.details_json + entry.commitments_json + entry.subject
+
+
+def test_the_names_of_failed_sign_ins_go_with_the_account_and_the_log_still_proves_itself(alma, client):
+    post(client, password="wrong")
+    subject = f"user:{alma.pk}"
+    alma.delete()
+    entry = Entry.objects.get(kind="user.sign_in_failed", subject=subject)
+    assert open_personal(entry) == {}
+    assert not PersonalField.objects.filter(entry=entry).exists()
+    assert verify_all().ok
+    assert verify_all().erased_fields >= 1
+
+
+def every_row() -> str:
+    return "\n".join(str(row) for model in apps.get_models() for row in model.objects.values_list())
+
+
+def test_a_name_that_nobody_has_is_kept_nowhere(alma, client):
+    post(client, name="hunter2 in the wrong box", password="wrong")
+    entry = Entry.objects.get(kind="user.sign_in_failed")
+    assert (entry.subject, entry.details, open_personal(entry)) == ("", {"known_name": False}, {})
+    assert "alma" in every_row()
+    assert "hunter2" not in every_row()
+
+
+def test_failures_are_counted_under_a_hash_of_the_name(alma, client):
+    post(client, password="wrong")
+    (counted,) = AccessAttempt.objects.all()
+    assert counted.failures_since_start == 1
+    assert "alma" not in f"{counted.username} {counted.post_data} {counted.get_data}"
+    post(client)
+    assert not AccessAttempt.objects.exists()
+    assert not AccessLog.objects.exists()
 
 
 def test_an_unknown_name_gets_the_same_answer_as_a_wrong_password(alma, client):
