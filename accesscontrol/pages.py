@@ -20,6 +20,11 @@ urlpatterns = [
     path("alarms/<int:alarm_id>/acknowledge/", dashboard.alarm_acknowledge, name="alarm_acknowledge"),
     path("people/<uuid:person_id>/", people.person, name="person"),
     path("people/<uuid:person_id>/enroll/", people.enrollment_begin, name="enrollment_begin"),
+    path(
+        "people/<uuid:person_id>/presence/<int:site_id>/forgive/",
+        people.presence_forgive,
+        name="presence_forgive",
+    ),
     path("people/enrollments/profile/", people.enrollment_profile, name="enrollment_profile"),
     path(
         "people/enrollments/<uuid:enrollment_id>/captures/",

@@ -77,6 +77,7 @@ PAGES: dict[str, frozenset[Role]] = {
     "enrollment_complete": _ADMINISTRATOR,  # a face that is enrolled twice on purpose
     "enrollment_cancel": _DESK,
     "person_erase": _ADMINISTRATOR,
+    "presence_forgive": _WATCH,
     "erasure_certificate": _ADMINISTRATOR,
     # Doors
     "doors": _READ,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
@@ -22,11 +20,7 @@ urlpatterns = [
         SpectacularSwaggerSplitView.as_view(template_name="api/documentation.html"),
         name="api_documentation",
     ),
+    path("", include("accesscontrol.pages")),
+    path("api/v1/", include("accesscontrol.api_urls")),
+    path("audit/", include("audit.urls")),
 ]
-for prefix, module in (
-    ("", "accesscontrol.pages"),
-    ("api/v1/", "accesscontrol.api_urls"),
-    ("audit/", "audit.urls"),
-):
-    if find_spec(module):
-        urlpatterns.append(path(prefix, include(module)))

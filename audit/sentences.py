@@ -156,7 +156,7 @@ describe(
     "retention.applied",
     "{actor} applied the retention rules: {people_erased} people erased, {people_expired} expired",
 )
-describe("presence.forgiven", "{actor} forgot where a person is, so that the next door opens")
+describe("presence.forgiven", "{actor} counted a person as outside {site}")
 describe("site.locked_down", "{actor} locked the site down", Tone.WARN)
 describe("site.lock_down_lifted", "{actor} lifted the lock-down", Tone.YES)
 describe("user.signed_in", "{actor} signed in")

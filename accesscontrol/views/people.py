@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -16,8 +17,9 @@ from rest_framework.request import Request
 
 from accesscontrol import captures
 from accesscontrol.forms import EnrollmentForm
-from accesscontrol.models import AccessAttempt, AccessGroup
-from accesscontrol.views.common import actor_of, sentence
+from accesscontrol.models import AccessAttempt, AccessGroup, Presence, Site
+from accesscontrol.services import forgive_presence
+from accesscontrol.views.common import actor_of, confirm, sentence
 from enrollment.api import BrowserCapturesView
 from enrollment.models import Enrollment, Person
 from enrollment.services import EnrollmentRefused, begin_enrollment
@@ -37,12 +39,45 @@ def person(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
         "templates": found.templates.filter(active=True),
         "open_enrollment": found.enrollments.filter(state__in=Enrollment.UNFINISHED).first(),
         "groups": groups,
+        "presences": Presence.objects.filter(person=found)
+        .select_related("site", "zone")
+        .order_by("site__name"),
         "other_groups": AccessGroup.objects.exclude(members=found).order_by("name"),
         "attempts": AccessAttempt.objects.filter(person=found).select_related("door", "person")[
             :LAST_ATTEMPTS
         ],
     }
     return render(request, "people/profile.html", context)
+
+
+@require_http_methods(["GET", "POST"])
+def presence_forgive(request: HttpRequest, person_id: uuid.UUID, site_id: int) -> HttpResponse:
+    """Somebody left without a door seeing it: the record is corrected, so that anti-passback lets them in again."""
+    found = get_object_or_404(Person, pk=person_id)
+    site = get_object_or_404(Site, pk=site_id)
+    back = reverse("person", args=[person_id])
+    if request.method == "POST":
+        if forgive_presence(person=found, site=site, actor=actor_of(request), at=timezone.now()):
+            messages.success(request, f"{found.full_name} counts as outside {site} now.")
+        else:
+            messages.info(request, f"{found.full_name} counted as outside {site} already.")
+        return redirect(back)
+    presence = Presence.objects.filter(person=found, site=site).select_related("zone").first()
+    if presence is None:
+        messages.info(request, f"{found.full_name} counts as outside {site} already.")
+        return redirect(back)
+    return confirm(
+        request,
+        title=f"Count {found.full_name} as outside?",
+        explanation=f"The doors of {site} last let {found.full_name} into {presence.zone.name}.",
+        consequences=[
+            "Only do this when you know that they left.",
+            "A door that lets nobody in twice opens for them again.",
+            "The audit log says that you did this.",
+        ],
+        verb="Count as outside",
+        back=back,
+    )
 
 
 @require_http_methods(["GET", "POST"])
