@@ -14,33 +14,44 @@ policy of the pages that capture.
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import django
 import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 
-from accesscontrol.middleware import CAMERA_SECURITY_POLICY
-from recognition.fetch_models import models_folder
+from enrollment.consent_texts import consent_text
 from tests.browser import films
+from tests.browser.modules import module_server
 from tests.services import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = Path(os.environ.get("LINTEL_CHROMIUM", "/usr/bin/chromium"))
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 300.0
 PATIENCE_MS = 120_000  # two busy cores
 PASSWORD = "five oaks beside the weir"
+#: A user of the same name for every role, and a token; one process makes them all.
+USERS_AND_TOKEN = f"""
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
+from django.utils import timezone
+from accesscontrol.roles import Role
+from accesscontrol.services import create_api_token
+for role in Role:
+    user = get_user_model().objects.create_user(role.value, password={PASSWORD!r})
+    user.groups.add(Group.objects.get_or_create(name=role.value)[0])
+scopes = ["people:read", "people:write", "people:erase"]
+print(create_api_token(name="tests", scopes=scopes, actor="tests", at=timezone.now())[1])
+"""
 FLAGS = ("--no-sandbox", "--headless=new", "--disable-gpu", "--disable-background-networking")
 CAMERA_FLAGS = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 FILMS: dict[str, Callable[[], Iterator[Any]]] = {
@@ -71,10 +82,10 @@ class Server:
         self.environment = {**clean, **kept, "LINTEL_DATA_DIR": str(folder), "PYTHONUNBUFFERED": "1"}
         self.url = f"http://127.0.0.1:{free_port()}"
         self._log = folder / "serve.log"
-        self._users: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self.manage("generate_secrets")
         self.manage("set_up")
+        self.token = self.run(USERS_AND_TOKEN).strip().splitlines()[-1]
 
     def start(self) -> None:
         port = self.url.rsplit(":", 1)[1]
@@ -116,28 +127,12 @@ class Server:
         return done.stdout
 
     def run(self, code: str) -> str:
-        """Python inside the server's own settings and database, as an administrator's shell; what it prints."""
-        return (
-            self.manage("shell", "--no-imports", "-c", code)
-            if _has_no_imports()
-            else self.manage("shell", "-c", code)
-        )
-
-    def add_user(self, role: str) -> str:
-        """The name of a user who holds `role`; made on first need."""
-        if role not in self._users:
-            self.run(
-                "from django.contrib.auth import get_user_model\n"
-                "from django.contrib.auth.models import Group\n"
-                f"user = get_user_model().objects.create_user('{role}', password='{PASSWORD}')\n"
-                f"user.groups.add(Group.objects.get_or_create(name='{role}')[0])\n"
-            )
-            self._users.add(role)
-        return role
+        """Python inside the server's own settings and database; what it prints. Slow: a new process loads Django."""
+        return self.manage("shell", *(["--no-imports"] if django.VERSION >= (5, 2) else []), "-c", code)
 
     def sign_in(self, page: Page, role: str = "administrator") -> Page:
         page.goto("/sign-in/")
-        page.get_by_label("User name").fill(self.add_user(role))
+        page.get_by_label("User name").fill(role)
         page.get_by_label("Password").fill(PASSWORD)
         page.get_by_label("Password").press("Enter")
         expect(page).to_have_title("Now · Lintel")
@@ -145,25 +140,29 @@ class Server:
 
     def add_person(self, name: str, *, language: str | None = "en") -> str:
         """The id of a new person, with consent in `language` unless that is None."""
-        code = (
-            "from django.utils import timezone\n"
-            "from enrollment import services\n"
-            "from enrollment.consent_texts import consent_text\n"
-            f"person = services.register_person(full_name={name!r}, actor='test', at=timezone.now())\n"
+        person = self.api("POST", "people", {"full_name": name})
+        text = consent_text(language) if language else None
+        if text is not None:
+            consent = {
+                "text": text.text,
+                "version": text.version,
+                "language": text.language,
+                "method": "online",
+            }
+            self.api("POST", f"people/{person['id']}/consents", consent)
+        return str(person["id"])
+
+    def api(self, method: str, path: str, document: Any = None) -> Any:
+        """One operation of the API, as a system whose token may do everything with people."""
+        answer = httpx.request(
+            method,
+            f"{self.url}/api/v1/{path}",
+            json=document,
+            headers={"Authorization": f"Bearer {self.token}"},
+            timeout=PATIENCE_MS / 1000,
         )
-        if language is not None:
-            code += (
-                f"text = consent_text({language!r})\n"
-                "services.record_consent(person=person, text=text.text, version=text.version, method='online',"
-                " language=text.language, actor='test', at=timezone.now())\n"
-            )
-        return self.run(code + "print(person.pk)\n").strip().splitlines()[-1]
-
-
-def _has_no_imports() -> bool:
-    import django
-
-    return django.VERSION >= (5, 2)
+        assert answer.is_success, answer.text
+        return answer.json() if answer.content else None
 
 
 @pytest.fixture(scope="session")
@@ -265,50 +264,10 @@ def open_page(
         context.close()
 
 
-class _Modules(http.server.SimpleHTTPRequestHandler):
-    """The browser modules, the networks and an empty page, under the policy of a page that captures."""
-
-    extensions_map = {
-        ".js": "text/javascript",
-        ".wasm": "application/wasm",
-        ".json": "application/json",
-        "": "application/octet-stream",
-    }
-
-    def translate_path(self, path: str) -> str:
-        name = re.sub(r"[?#].*", "", path).lstrip("/")
-        if name.startswith("enrollment/networks/"):
-            return str(models_folder() / Path(name).name)
-        return str(ROOT / "enrollment" / "static" / name)
-
-    def do_GET(self) -> None:
-        if self.path in ("/", "/favicon.ico"):
-            page = b"<!doctype html><title>modules</title><video muted playsinline></video>"
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.send_header("Content-Length", str(len(page)))
-            self.end_headers()
-            self.wfile.write(page)
-        else:
-            super().do_GET()
-
-    def end_headers(self) -> None:
-        self.send_header("Content-Security-Policy", CAMERA_SECURITY_POLICY)
-        super().end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        """Says nothing."""
-
-
 @pytest.fixture(scope="package")
 def modules_url() -> Iterator[str]:
-    listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Modules)
-    thread = threading.Thread(target=listener.serve_forever, name="modules", daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.server_address[1]}/"
-    listener.shutdown()
-    listener.server_close()
-    thread.join()
+    with module_server() as url:
+        yield url
 
 
 @pytest.fixture

@@ -20,19 +20,22 @@ FACE = (225.0, 118.0)  # middle of the face in the portrait, pixels
 
 
 def portrait_frames(
-    *, zoom: float = 1.6, centre: tuple[float, float] = (0.5, 0.5)
+    *,
+    zoom: float = 1.6,
+    centre: tuple[float, float] = (0.5, 0.5),
+    size: tuple[int, int] = (WIDTH, HEIGHT),
 ) -> Iterator[NDArray[np.uint8]]:
     """RGB frames: the head sways, nods and comes nearer and farther by a few per cent."""
     picture = np.ascontiguousarray(astronaut())
     for number in range(FRAMES):
         turn = 2 * np.pi * number / FRAMES
         scale = zoom * (1 + 0.03 * np.sin(turn))
-        x = WIDTH * centre[0] + 8 * np.sin(turn) - FACE[0] * scale
-        y = HEIGHT * centre[1] + 5 * np.cos(turn) - FACE[1] * scale
+        x = size[0] * centre[0] + 8 * np.sin(turn) - FACE[0] * scale
+        y = size[1] * centre[1] + 5 * np.cos(turn) - FACE[1] * scale
         yield cv2.warpAffine(
             picture,
             np.array([[scale, 0, x], [0, scale, y]]),
-            (WIDTH, HEIGHT),
+            size,
             flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=(118, 112, 106),
@@ -48,9 +51,11 @@ def empty_frames() -> Iterator[NDArray[np.uint8]]:
         yield np.repeat(wall[..., None], 3, axis=2).astype(np.uint8)
 
 
-def write_film(path: Path, frames: Iterator[NDArray[np.uint8]]) -> Path:
+def write_film(
+    path: Path, frames: Iterator[NDArray[np.uint8]], *, size: tuple[int, int] = (WIDTH, HEIGHT)
+) -> Path:
     with path.open("wb") as film:
-        film.write(f"YUV4MPEG2 W{WIDTH} H{HEIGHT} F{RATE}:1 Ip A1:1 C420jpeg\n".encode())
+        film.write(f"YUV4MPEG2 W{size[0]} H{size[1]} F{RATE}:1 Ip A1:1 C420jpeg\n".encode())
         for frame in frames:
             film.write(b"FRAME\n" + cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).tobytes())
     return path

@@ -32,27 +32,29 @@ export function toFrequency(pixels, transform) {
   if (!shape) throw new Error(`unknown transform ${transform}`);
   if (pixels.length !== CROP_SIZE * CROP_SIZE * 3) throw new Error("a face crop is 112 x 112 pixels of RGB");
   const blocks = shape[1];
-  const rows = axisOperator(transform);
+  const { length, start, sources, weights } = axisOperator(transform);
   const values = new Float32Array(shape[0] * blocks * blocks);
   const plane = new Float64Array(CROP_SIZE * CROP_SIZE);
-  const half = new Float64Array(rows.length * CROP_SIZE);
+  const half = new Float64Array(length * CROP_SIZE); // the operator along the columns, not yet along the rows
   for (let p = 0; p < 3; p += 1) {
     toPlane(pixels, p, plane);
     half.fill(0);
-    for (const [row, taps] of rows.entries()) {
-      for (const [source, weight] of taps) {
-        for (let x = 0; x < CROP_SIZE; x += 1) half[row * CROP_SIZE + x] += weight * plane[source * CROP_SIZE + x];
+    for (let row = 0; row < length; row += 1) {
+      for (let at = start[row]; at < start[row + 1]; at += 1) {
+        const weight = weights[at];
+        const from = sources[at] * CROP_SIZE;
+        for (let x = 0; x < CROP_SIZE; x += 1) half[row * CROP_SIZE + x] += weight * plane[from + x];
       }
     }
-    for (let row = 0; row < rows.length; row += 1) {
-      const [u, i] = [Math.floor(row / blocks), row % blocks];
-      for (const [column, taps] of rows.entries()) {
-        const [v, j] = [Math.floor(column / blocks), column % blocks];
-        const frequency = u * BLOCK + v;
-        if (frequency === 0) continue; // DC never leaves this function
+    for (let row = 0; row < length; row += 1) {
+      const u = Math.floor(row / blocks);
+      const i = row % blocks;
+      const from = row * CROP_SIZE;
+      for (let column = u === 0 ? blocks : 0; column < length; column += 1) { // u = v = 0 is DC: it never leaves here
         let sum = 0;
-        for (const [source, weight] of taps) sum += weight * half[row * CROP_SIZE + source];
-        values[((p * 63 + frequency - 1) * blocks + i) * blocks + j] = sum;
+        for (let at = start[column]; at < start[column + 1]; at += 1) sum += weights[at] * half[from + sources[at]];
+        const channel = p * 63 + u * BLOCK + Math.floor(column / blocks) - 1;
+        values[(channel * blocks + i) * blocks + (column % blocks)] = sum;
       }
     }
   }
@@ -69,7 +71,10 @@ function toPlane(pixels, which, plane) {
   }
 }
 
-/** The transform along one axis as sparse rows [[source, weight], ...]; row u * blocks + i is frequency u of block i. */
+/**
+ * The transform along one axis, sparse: row u * blocks + i is frequency u of block i and takes sources[at] with
+ * weights[at] for `at` from start[row] up to start[row + 1].
+ */
 function axisOperator(transform) {
   if (operators.has(transform)) return operators.get(transform);
   const blocks = SHAPES[transform][1];
@@ -83,11 +88,19 @@ function axisOperator(transform) {
           taps.set(source, (taps.get(source) ?? 0) + dct(u, b) * weight);
         }
       }
-      rows.push([...taps].map(([source, weight]) => [source, Math.fround(weight)]));
+      rows.push([...taps]);
     }
   }
-  operators.set(transform, rows);
-  return rows;
+  const start = new Int32Array(rows.length + 1);
+  for (const [row, taps] of rows.entries()) start[row + 1] = start[row] + taps.length;
+  const operator = {
+    length: rows.length,
+    start,
+    sources: Int32Array.from(rows.flat(), ([source]) => source),
+    weights: Float32Array.from(rows.flat(), ([, weight]) => weight),
+  };
+  operators.set(transform, operator);
+  return operator;
 }
 
 /** Orthonormal type-II DCT of eight points. */

@@ -40,14 +40,18 @@ export function perturb(values, profile, randomness = systemRandomness) {
   const codes = new Uint8Array(channels * positions);
   let at = 0;
   for (const channel of sent) {
-    const [low, high, centre, step] = [profile.low, profile.high, profile.centre, profile.step].map((of) => of[channel]);
+    const low = profile.low[channel];
+    const high = profile.high[channel];
+    const centre = profile.centre[channel];
+    const step = profile.step[channel];
     const bits = profile.bits[channel];
     for (let position = 0; position < positions; position += 1, at += 4) {
       const value = Math.min(Math.max(values[channel * positions + position], low), high);
       const u = uniform.getUint32(at, true);
       const scale = profile.scale(channel, position);
       // Thresholds fall in j, so the count of those above u is found by halving.
-      let [atLeast, below] = [0, 1 << bits];
+      let atLeast = 0;
+      let below = 1 << bits;
       while (below - atLeast > 1) {
         const middle = (atLeast + below) >> 1;
         if (u < codeThreshold(value, middle, centre, step, scale, bits)) atLeast = middle;
