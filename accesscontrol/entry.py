@@ -1,16 +1,38 @@
-"""`Who may enter this door then?`: the policy of the door, asked in advance."""
+"""`Who may enter this door then?`: the policy of the door, asked in advance.
+
+Ten thousand people have only a few different sets of facts that the policy looks at: whether they agreed, are
+enrolled, are switched off, are within their time, and what their rules say at that moment. The database counts how
+many people have each set; `policy.decide` decides each set once, and each person on a page again.
+"""
 
 from __future__ import annotations
 
+import uuid
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, time, timedelta
+from functools import reduce
+from itertools import pairwise
+from operator import or_
 from typing import Any
+from zoneinfo import ZoneInfo
+
+from django.db.models import BooleanField, Case, Count, Exists, OuterRef, Q, QuerySet, Value, When
 
 from accesscontrol import policy
-from accesscontrol.models import AccessRule, Door
-from accesscontrol.services import holidays_around, person_facts
+from accesscontrol.models import AccessGroup, AccessRule, Door, Site
 from enrollment.models import Person
+
+#: What a rule can say of a moment; the policy takes the first of these that any rule of a person says.
+ANSWERS = (
+    policy.Reason.GRANTED,
+    policy.Reason.HOLIDAY,
+    policy.Reason.OUTSIDE_SCHEDULE,
+    policy.Reason.NO_RULE,
+)
+_PERSONAL = ("has_consent_now", "is_enrolled_now", "is_active", "begun", "over")
+_FACTS = (*_PERSONAL, *(f"says_{answer.value}" for answer in ANSWERS))
 
 
 @dataclass(frozen=True)
@@ -22,48 +44,321 @@ class Entry:
     reason: policy.Reason
 
 
-def who_may_enter(*, door: Door, at: datetime) -> list[Entry]:
-    """Those who may come first. Whom no rule names at this door is refused with `no_rule` and not listed.
+@dataclass(frozen=True)
+class RuleAnswer:
+    """What one rule of the door says at a moment: GRANTED, or why it does not open."""
+
+    rule: AccessRule
+    people: int
+    reason: policy.Reason
+
+    @property
+    def opens(self) -> bool:
+        return self.reason == policy.Reason.GRANTED
+
+
+@dataclass(frozen=True)
+class RuleDay:
+    """When a rule opens on one day; `holiday` names the holiday that keeps some of it shut."""
+
+    stretches: list[tuple[str, str]]
+    holiday: str = ""
+
+    @property
+    def all_day(self) -> bool:
+        return self.stretches == [("00:00", "24:00")]
+
+
+@dataclass(frozen=True)
+class RuleWeek:
+    rule: AccessRule
+    days: list[RuleDay]
+
+
+class EntryQuestion:
+    """One door at one moment. Whom no rule names at this door is refused with `no_rule` and not listed.
 
     Recognition and anti-passback depend on the moment itself; assumed are a clear match and a person outside.
     """
-    rules = (
-        AccessRule.objects.filter(doors=door).select_related("schedule").prefetch_related("group__members")
+
+    def __init__(self, *, door: Door, at: datetime) -> None:
+        self.door = door
+        self.at = at
+        self.holidays: frozenset[date] = holidays_around(site=door.site, at=at)
+        self._rules = list(
+            AccessRule.objects.filter(doors=door).select_related("schedule", "group").order_by("name")
+        )
+        self._facts_of = {rule.pk: rule_facts(rule) for rule in self._rules}
+        self._groups: dict[policy.Reason, set[int]] = defaultdict(set)
+        self._example: dict[policy.Reason, policy.RuleFacts] = {}
+        for rule in self._rules:
+            answer = self._answer(rule)
+            self._groups[answer].add(rule.group_id)
+            self._example[answer] = self._facts_of[rule.pk]
+
+    def rules(self) -> list[RuleAnswer]:
+        """Every rule of the door with what it says then, those that open first."""
+        sizes = dict(
+            AccessGroup.objects.filter(pk__in=[rule.group_id for rule in self._rules])
+            .order_by()
+            .values_list("pk")
+            .annotate(Count("members"))
+        )
+        answers = [RuleAnswer(rule, sizes.get(rule.group_id, 0), self._answer(rule)) for rule in self._rules]
+        return sorted(answers, key=lambda answer: (not answer.opens, answer.rule.name))
+
+    def week(self, days: int) -> tuple[list[date], list[RuleWeek]]:
+        """The coming days on the site's clock, and when each rule opens on them: asked of the policy itself.
+
+        What a rule says changes at the ends of its intervals, at midnight, and where its validity begins or ends;
+        in between it stays the same, so one question for each piece is enough.
+        """
+        zone = ZoneInfo(self.door.site.timezone)
+        first = self.at.astimezone(zone).date()
+        calendar = [first + timedelta(days=number) for number in range(days)]
+        closed = {
+            holiday.date: holiday.name
+            for holiday in self.door.site.holidays.filter(
+                date__range=(first - timedelta(days=1), calendar[-1])
+            )
+        }
+        rows = [
+            RuleWeek(rule, [_open_on(self._facts_of[rule.pk], day, zone, closed) for day in calendar])
+            for rule in self._rules
+        ]
+        return calendar, rows
+
+    def counts(self) -> tuple[int, int]:
+        """How many may enter, and how many whom a rule names are refused all the same."""
+        may, refused = 0, 0
+        for facts, number in self._sets():
+            if self._decide_set(facts).granted:
+                may += number
+            else:
+                refused += number
+        return may, refused
+
+    def people(self, *, granted: bool) -> QuerySet[Any]:
+        """Those who may enter, or those who are refused although a rule names them, by name."""
+        wanted = [facts for facts, _ in self._sets() if self._decide_set(facts).granted == granted]
+        if not wanted:
+            return Person.objects.none()
+        return (
+            self._named()
+            .filter(reduce(or_, (Q(**dict(facts)) for facts in wanted)))
+            .order_by("full_name", "id")
+        )
+
+    def decide(self, people: Iterable[Any]) -> list[Entry]:
+        """The door's answer for each of these people, who come from `people` above, in their order."""
+        found = list(people)
+        rules_of: dict[uuid.UUID, list[policy.RuleFacts]] = defaultdict(list)
+        by_group: dict[int, list[policy.RuleFacts]] = defaultdict(list)
+        for rule in self._rules:
+            by_group[rule.group_id].append(self._facts_of[rule.pk])
+        members = AccessGroup.members.through.objects.filter(
+            person_id__in=[person.pk for person in found], accessgroup_id__in=list(by_group)
+        )
+        for person_id, group_id in members.values_list("person_id", "accessgroup_id"):
+            rules_of[person_id] += by_group[group_id]
+        return [self._entry(person, rules_of[person.pk]) for person in found]
+
+    def _entry(self, person: Any, rules: Sequence[policy.RuleFacts]) -> Entry:
+        facts = policy.PersonFacts(
+            person_id=str(person.pk),
+            is_active=person.is_active,
+            valid_from=person.valid_from,
+            valid_until=person.valid_until,
+            has_consent=person.has_consent_now,
+        )
+        decision = self._decide(facts, is_enrolled=person.is_enrolled_now, rules=tuple(rules))
+        return Entry(person, decision.granted, decision.reason)
+
+    def _answer(self, rule: AccessRule) -> policy.Reason:
+        return policy.is_open(
+            self._facts_of[rule.pk], at=self.at, time_zone=self.door.site.timezone, holidays=self.holidays
+        )
+
+    def _named(self) -> QuerySet[Any]:
+        """Everybody whom a rule names at this door, with the facts that `_FACTS` lists."""
+        through = AccessGroup.members.through.objects
+
+        def member_of(groups: Iterable[int]) -> Any:
+            wanted = list(groups)
+            if not wanted:
+                return Value(False, output_field=BooleanField())
+            return Exists(through.filter(person_id=OuterRef("pk"), accessgroup_id__in=wanted))
+
+        def when(condition: Q) -> Any:
+            return Case(When(condition, then=Value(True)), default=Value(False), output_field=BooleanField())
+
+        everybody = set().union(*self._groups.values()) if self._groups else set()
+        people: Any = Person.objects.with_status()
+        return people.filter(
+            pk__in=through.filter(accessgroup_id__in=everybody).values("person_id")
+        ).annotate(
+            begun=when(Q(valid_from__lte=self.at)),
+            over=when(Q(valid_until__lte=self.at)),
+            **{f"says_{answer.value}": member_of(self._groups.get(answer, ())) for answer in ANSWERS},
+        )
+
+    def _sets(self) -> list[tuple[tuple[tuple[str, bool], ...], int]]:
+        """The different sets of facts among those people, and how many have each. Asked once."""
+        if not hasattr(self, "_counted"):
+            rows = self._named().order_by().values_list(*_FACTS).annotate(Count("pk"))
+            self._counted = [(tuple(zip(_FACTS, map(bool, row[:-1]), strict=True)), row[-1]) for row in rows]
+        return self._counted
+
+    def _decide_set(self, facts: tuple[tuple[str, bool], ...]) -> policy.Decision:
+        """The policy's decision for anybody with these facts: moments stand for `begun` and `over`."""
+        known = dict(facts)
+        later, earlier = self.at + timedelta(days=1), self.at - timedelta(days=1)
+        person = policy.PersonFacts(
+            person_id="anybody",
+            is_active=known["is_active"],
+            valid_from=earlier if known["begun"] else later,
+            valid_until=earlier if known["over"] else None,
+            has_consent=known["has_consent_now"],
+        )
+        rules = tuple(self._example[answer] for answer in ANSWERS if known[f"says_{answer.value}"])
+        return self._decide(person, is_enrolled=known["is_enrolled_now"], rules=rules)
+
+    def _decide(
+        self, person: policy.PersonFacts, *, is_enrolled: bool, rules: tuple[policy.RuleFacts, ...]
+    ) -> policy.Decision:
+        return decide_in_advance(
+            door=self.door,
+            at=self.at,
+            holidays=self.holidays,
+            person=person,
+            is_enrolled=is_enrolled,
+            rules=rules,
+        )
+
+
+def _open_on(rule: policy.RuleFacts, day: date, zone: ZoneInfo, holidays: Mapping[date, str]) -> RuleDay:
+    minutes = {0, policy.DAY_MINUTES}
+    for interval in rule.weekly or ():
+        minutes |= {interval.start, interval.end}
+    for moment in (rule.valid_from, rule.valid_until):
+        if moment is not None and (local := moment.astimezone(zone)).date() == day:
+            minutes.add(local.hour * 60 + local.minute)
+    edges = sorted(minutes)
+    stretches: list[tuple[int, int]] = []
+    shut = ""
+    for start, end in pairwise(edges):
+        at = datetime.combine(day, time(start // 60, start % 60), zone)
+        answer = policy.is_open(rule, at=at, time_zone=zone.key, holidays=frozenset(holidays))
+        if answer == policy.Reason.HOLIDAY:
+            shut = holidays.get(day) or holidays.get(day - timedelta(days=1), "")
+        elif answer == policy.Reason.GRANTED:
+            if stretches and stretches[-1][1] == start:
+                start = stretches.pop()[0]
+            stretches.append((start, end))
+    return RuleDay([(_clock(start), _clock(end)) for start, end in stretches], shut)
+
+
+def _clock(minute: int) -> str:
+    return f"{minute // 60:02d}:{minute % 60:02d}"
+
+
+def decide_in_advance(
+    *,
+    door: Door,
+    at: datetime,
+    holidays: frozenset[date],
+    person: policy.PersonFacts,
+    is_enrolled: bool,
+    rules: tuple[policy.RuleFacts, ...],
+) -> policy.Decision:
+    """`policy.decide` for a clear match at a door whose terminal works."""
+    return policy.decide(
+        policy.Facts(
+            deadline=at + timedelta(seconds=1),
+            terminal_is_active=True,
+            terminal_site=str(door.site_id),
+            door_site=str(door.site_id),
+            door_is_active=door.is_active,
+            site_is_locked_down=door.site.locked_down,
+            time_zone=door.site.timezone,
+            holidays=holidays,
+            gallery_size=1,
+            threshold=0.0,
+            matches=(policy.Match(person.person_id, 1.0),) if is_enrolled else (),
+            person=person,
+            rules=rules,
+            anti_passback=False,
+            is_inside=False,
+        ),
+        at,
     )
-    rules_of: dict[Person, list[policy.RuleFacts]] = defaultdict(list)
+
+
+def holidays_around(*, site: Site, at: datetime) -> frozenset[date]:
+    """Those that can matter at a moment: today on the site's clock, and yesterday for nights that run on."""
+    today = at.astimezone(ZoneInfo(site.timezone)).date()
+    dates = site.holidays.filter(date__range=(today - timedelta(days=1), today))
+    return frozenset(dates.values_list("date", flat=True))
+
+
+def rule_facts(rule: AccessRule) -> policy.RuleFacts:
+    return policy.RuleFacts(
+        is_active=rule.is_active,
+        valid_from=rule.valid_from,
+        valid_until=rule.valid_until,
+        weekly=policy.read_weekly(rule.schedule.weekly) if rule.schedule else None,
+    )
+
+
+@dataclass(frozen=True)
+class DoorAnswer:
+    """One door and what it would say to one person at a moment."""
+
+    door: Door
+    granted: bool
+    reason: policy.Reason
+    rules: list[AccessRule]
+
+
+def doors_of(*, person: Any, at: datetime) -> list[DoorAnswer]:
+    """Every door that a rule names for this person, with its answer now. `person` comes from `with_status`."""
+    rules = (
+        AccessRule.objects.filter(group__members=person.pk, doors__isnull=False)
+        .select_related("schedule", "group")
+        .prefetch_related("doors__site")
+        .distinct()
+        .order_by("name")
+    )
+    rules_of: dict[Door, list[AccessRule]] = defaultdict(list)
     for rule in rules:
-        facts = policy.RuleFacts(
-            is_active=rule.is_active,
-            valid_from=rule.valid_from,
-            valid_until=rule.valid_until,
-            weekly=policy.read_weekly(rule.schedule.weekly) if rule.schedule else None,
+        for door in rule.doors.all():
+            rules_of[door].append(rule)
+    holidays = {door.site_id: holidays_around(site=door.site, at=at) for door in rules_of}
+    facts = policy.PersonFacts(
+        person_id=str(person.pk),
+        is_active=person.is_active,
+        valid_from=person.valid_from,
+        valid_until=person.valid_until,
+        has_consent=person.has_consent_now,
+    )
+    answers = []
+    for door, its_rules in rules_of.items():
+        decision = decide_in_advance(
+            door=door,
+            at=at,
+            holidays=holidays[door.site_id],
+            person=facts,
+            is_enrolled=person.is_enrolled_now,
+            rules=tuple(rule_facts(rule) for rule in its_rules),
         )
-        for person in rule.group.members.all():
-            rules_of[person].append(facts)
-    enrolled = Person.objects.with_status().in_bulk([person.pk for person in rules_of])
-    holidays = holidays_around(site=door.site, at=at)
-    entries = []
-    for person, person_rules in rules_of.items():
-        known: Any = enrolled[person.pk]
-        decision = policy.decide(
-            policy.Facts(
-                deadline=at + timedelta(seconds=1),
-                terminal_is_active=True,
-                terminal_site=str(door.site_id),
-                door_site=str(door.site_id),
-                door_is_active=door.is_active,
-                site_is_locked_down=door.site.locked_down,
-                time_zone=door.site.timezone,
-                holidays=holidays,
-                gallery_size=1,
-                threshold=0.0,
-                matches=(policy.Match(str(person.pk), 1.0),) if known.is_enrolled_now else (),
-                person=person_facts(known),
-                rules=tuple(person_rules),
-                anti_passback=False,
-                is_inside=False,
-            ),
-            at,
-        )
-        entries.append(Entry(known, decision.granted, decision.reason))
-    return sorted(entries, key=lambda entry: (not entry.granted, entry.person.full_name.casefold()))
+        answers.append(DoorAnswer(door, decision.granted, decision.reason, its_rules))
+    return sorted(answers, key=lambda answer: (not answer.granted, answer.door.site.name, answer.door.name))
+
+
+def who_may_enter(*, door: Door, at: datetime) -> list[Entry]:
+    """Everybody whom a rule names, those who may come first. For small groups; pages ask `EntryQuestion`."""
+    question = EntryQuestion(door=door, at=at)
+    return [
+        *question.decide(question.people(granted=True)),
+        *question.decide(question.people(granted=False)),
+    ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid
 import zoneinfo
-from datetime import time
+from datetime import date, datetime, time, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.contrib.auth import get_user_model
@@ -24,7 +25,9 @@ from accesscontrol.models import (
     Terminal,
     Zone,
 )
+from accesscontrol.reports import PERIODS
 from accesscontrol.roles import ROLE_EXPLANATIONS, Role
+from enrollment.models import Person
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 INTERVALS_PER_DAY = 3
@@ -299,11 +302,69 @@ class RuleForm(forms.ModelForm[AccessRule]):
         return data
 
 
+class WallClock(forms.Field):
+    """A date and time as a clock on some wall shows it: read without a zone, which the caller knows."""
+
+    widget = forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M")
+
+    def to_python(self, value: Any) -> datetime | None:
+        if value in self.empty_values:
+            return None
+        try:
+            return datetime.fromisoformat(str(value)).replace(tzinfo=None)
+        except ValueError:
+            raise ValidationError("Enter a date and a time, such as 2026-11-28 07:00.") from None
+
+
 class EntryQuestionForm(forms.Form):
-    """`Who may enter this door then?`"""
+    """`Who may enter this door then?` The hour is one of the clock at the door."""
 
     door = forms.ModelChoiceField(queryset=Door.objects.none(), empty_label="choose a door")
-    at = LocalMoment(label="When")
+    at = WallClock(label="When, on the clock of the site")
+    answer = forms.ChoiceField(
+        label="Show",
+        required=False,
+        choices=[("", "everybody"), ("may", "who may enter"), ("refused", "who is refused")],
+    )
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        _choice(self, "door").queryset = Door.objects.select_related("site").order_by("site__name", "name")
+        _choice(self, "door").label_from_instance = _place
+
+
+class DoorHourForm(forms.Form):
+    """The same question on the page of a door: one of the coming days, by name, and an hour."""
+
+    day = forms.ChoiceField(label="Day")
+    hour = forms.TimeField(
+        label="Time", widget=forms.TimeInput(attrs={"type": "time"}, format="%H:%M"), input_formats=["%H:%M"]
+    )
+
+    def __init__(self, *arguments: Any, first: date, days: int, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        known = [first + timedelta(days=number) for number in range(days)]
+        _choice(self, "day").choices = [
+            (day.isoformat(), f"{'today, ' if day == first else ''}{day:%A} {day.day} {day:%B}")
+            for day in known
+        ]
+
+    def moment(self, zone: zoneinfo.ZoneInfo) -> datetime:
+        """Call after `is_valid`."""
+        return datetime.combine(date.fromisoformat(self.cleaned_data["day"]), self.cleaned_data["hour"], zone)
+
+
+OUTCOMES = [("", "any"), ("granted", "let in"), ("refused", "refused"), ("pending", "not decided yet")]
+
+
+class LiveFilterForm(forms.Form):
+    """What the live page leaves out."""
+
+    q = forms.CharField(
+        label="Person", required=False, max_length=100, widget=forms.TextInput(attrs={"type": "search"})
+    )
+    door = forms.ModelChoiceField(queryset=Door.objects.none(), required=False, empty_label="any door")
+    outcome = forms.ChoiceField(label="Decision", required=False, choices=OUTCOMES)
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -313,19 +374,64 @@ class EntryQuestionForm(forms.Form):
 
 class AttemptFilterForm(forms.Form):
     q = forms.CharField(label="Person", required=False, max_length=100)
+    person = forms.ModelChoiceField(
+        queryset=Person.objects.all(), required=False, widget=forms.HiddenInput()
+    )  # the one whom a link follows; names are not unique
     door = forms.ModelChoiceField(
-        queryset=Door.objects.order_by("name"), required=False, empty_label="any door"
-    )
-    outcome = forms.ChoiceField(
+        queryset=Door.objects.select_related("site").order_by("site__name", "name"),
         required=False,
-        choices=[("", "any"), ("granted", "let in"), ("refused", "refused"), ("pending", "not decided yet")],
+        empty_label="any door",
     )
+    outcome = forms.ChoiceField(label="Decision", required=False, choices=OUTCOMES)
     reason = forms.ChoiceField(required=False)
     day = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
 
     def __init__(self, *arguments: Any, reasons: list[tuple[str, str]], **named: Any) -> None:
         super().__init__(*arguments, **named)
         _choice(self, "reason").choices = [("", "any reason"), *reasons]
+        _choice(self, "door").label_from_instance = _place
+
+
+class ReportForm(forms.Form):
+    days = forms.TypedChoiceField(
+        label="Period",
+        coerce=int,
+        choices=[(1, "today"), *((days, f"the last {days} days") for days in PERIODS if days > 1)],
+    )
+    door = forms.ModelChoiceField(queryset=Door.objects.none(), required=False, empty_label="all doors")
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        _choice(self, "door").queryset = Door.objects.select_related("site").order_by("site__name", "name")
+        _choice(self, "door").label_from_instance = _place
+
+
+class RetentionForm(forms.Form):
+    """How long to keep what. Both counts are of days since something ended."""
+
+    people_days = forms.IntegerField(
+        label="Erase people",
+        min_value=0,
+        max_value=36_500,
+        initial=30,
+        help_text="Days after their validity ended. People without an end are never erased by this.",
+    )
+    enrollments_days = forms.IntegerField(
+        label="Delete records of enrollments",
+        min_value=0,
+        max_value=36_500,
+        initial=365,
+        help_text="Days after they ended. Records whose templates are in use stay.",
+    )
+
+    def as_query(self) -> str:
+        return urlencode(self.cleaned_data)
+
+    def hidden(self) -> RetentionForm:
+        """The same answers, for a page that only asks whether."""
+        for field in self.fields.values():
+            field.widget = forms.HiddenInput()
+        return self
 
 
 class UserForm(forms.ModelForm[Any]):

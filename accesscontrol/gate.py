@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zoneinfo
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from django.conf import settings
@@ -57,9 +58,15 @@ class TimeZone:
             return self.get_response(request)
 
 
+@cache
+def known_time_zones() -> frozenset[str]:
+    """Asked with every page; finding them means reading a folder of hundreds of files."""
+    return frozenset(zoneinfo.available_timezones())
+
+
 def zone_of(request: HttpRequest) -> zoneinfo.ZoneInfo:
     chosen = request.COOKIES.get(TIME_ZONE_COOKIE, "")
-    if chosen not in zoneinfo.available_timezones():
+    if not chosen or chosen not in known_time_zones():
         chosen = Site.objects.order_by("pk").values_list("timezone", flat=True).first() or settings.TIME_ZONE
     try:
         return zoneinfo.ZoneInfo(chosen)
@@ -69,11 +76,19 @@ def zone_of(request: HttpRequest) -> zoneinfo.ZoneInfo:
 
 NAVIGATION: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("", (("dashboard", "Now"), ("attempts", "Attempts"))),
-    ("People", (("people", "People"), ("groups", "Groups"))),
+    ("People", (("people", "People"), ("invitations", "Invitations"), ("groups", "Groups"))),
     ("Doors", (("doors", "Doors"), ("sites", "Sites and zones"), ("terminals", "Terminals"))),
     ("Rules", (("rules", "Rules"), ("who_may_enter", "Who may enter?"), ("schedules", "Schedules"))),
-    ("Record", (("audit:entries", "Audit log"),)),
-    ("System", (("users", "Users and roles"), ("tokens", "API tokens"), ("about", "About and privacy"))),
+    ("Record", (("reports", "Reports"), ("audit:entries", "Audit log"))),
+    (
+        "System",
+        (
+            ("settings", "Settings"),
+            ("users", "Users and roles"),
+            ("tokens", "API tokens"),
+            ("about", "About and privacy"),
+        ),
+    ),
 )
 
 

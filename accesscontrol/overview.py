@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from typing import Any
 
 from django.db.models import Count, F, OuterRef, Prefetch, Q, QuerySet, Subquery
@@ -11,7 +13,17 @@ from django.utils import timezone
 
 from accesscontrol.models import AccessAttempt, AccessRule, Door, Site, Terminal
 from accesscontrol.services import TERMINAL_SILENT_AFTER
+from audit.paging import Key
 from enrollment.models import Person, ProtectedTemplate
+
+#: How lists of attempts are ordered, newest first.
+ATTEMPT_KEYS = (
+    Key("received_at", datetime.fromisoformat, datetime.isoformat),
+    Key("id", uuid.UUID),
+)
+#: As many people with a name in common are asked for one by one; more are found faster among the newest attempts.
+FEW_PEOPLE = 300
+TROUBLE_FIRST = ("no", "warn", "yes")
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,17 @@ def is_heard(terminal: Terminal, at: datetime) -> bool:
     return terminal.last_seen_at is not None and at - terminal.last_seen_at <= TERMINAL_SILENT_AFTER
 
 
+def trouble_first(states: list[DoorState]) -> list[DoorState]:
+    """Doors that need somebody, then those that were asked last."""
+    never = datetime.min.replace(tzinfo=timezone.get_current_timezone())
+    newest = sorted(
+        states,
+        key=lambda state: state.last_attempt.received_at if state.last_attempt else never,
+        reverse=True,
+    )
+    return sorted(newest, key=lambda state: TROUBLE_FIRST.index(state.tone))
+
+
 def counts_today(at: datetime) -> dict[str, int]:
     """Attempts since midnight of the reader's zone."""
     midnight = timezone.localtime(at).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -100,9 +123,42 @@ def people_counts(at: datetime) -> dict[str, int]:
     )
 
 
-def newest_attempts(limit: int) -> list[AccessAttempt]:
-    return list(
-        AccessAttempt.objects.select_related("person", "door", "door__site")
-        .annotate(site_name=F("door__site__name"))
-        .order_by("-received_at", "-id")[:limit]
+def newest_attempts(limit: int, asked: Mapping[str, Any]) -> list[AccessAttempt]:
+    rows = AccessAttempt.objects.select_related("person", "door", "door__site").annotate(
+        site_name=F("door__site__name")
     )
+    return list(filter_attempts(rows, asked).order_by("-received_at", "-id")[:limit])
+
+
+def filter_attempts(rows: QuerySet[AccessAttempt], asked: Mapping[str, Any]) -> QuerySet[AccessAttempt]:
+    """What a filter form asks: `q` (words of a name), `person` (an id), `door`, `outcome`, `reason`, `day`."""
+    if asked.get("q"):
+        rows = _of_people_named(rows, asked["q"])
+    if asked.get("person"):
+        rows = rows.filter(person=asked["person"])
+    if asked.get("door"):
+        rows = rows.filter(door=asked["door"])
+    if asked.get("outcome") == "pending":
+        rows = rows.filter(state=AccessAttempt.State.PENDING)
+    elif asked.get("outcome"):
+        rows = rows.filter(state=AccessAttempt.State.SETTLED, granted=asked["outcome"] == "granted")
+    if asked.get("reason"):
+        rows = rows.filter(reason=asked["reason"])
+    if asked.get("day"):
+        midnight = timezone.make_aware(datetime.combine(asked["day"], time.min))
+        after = timezone.make_aware(datetime.combine(asked["day"] + timedelta(days=1), time.min))
+        rows = rows.filter(received_at__gte=midnight, received_at__lt=after)
+    return rows
+
+
+def _of_people_named(rows: QuerySet[AccessAttempt], words: str) -> QuerySet[AccessAttempt]:
+    """A rare name is looked up among people, whose attempts have an index; a frequent one among the attempts."""
+    named = Q()
+    for word in words.split():
+        named &= Q(full_name__icontains=word)
+    few = list(Person.objects.filter(named).order_by().values_list("pk", flat=True)[: FEW_PEOPLE + 1])
+    if len(few) <= FEW_PEOPLE:
+        return rows.filter(person__in=few)
+    for word in words.split():
+        rows = rows.filter(person__full_name__icontains=word)
+    return rows

@@ -2,7 +2,20 @@
 
 from django.urls import include, path
 
-from accesscontrol.views import account, dashboard, doors, kiosk, people, rules, terminals, users
+from accesscontrol import captures
+from accesscontrol.views import (
+    account,
+    dashboard,
+    doors,
+    kiosk,
+    people,
+    reports,
+    rules,
+    settings,
+    terminals,
+    users,
+)
+from enrollment import invitation_views
 
 urlpatterns = [
     path("", dashboard.dashboard, name="dashboard"),
@@ -33,6 +46,12 @@ urlpatterns = [
     ),
     path("people/<uuid:person_id>/groups/", rules.person_group_add, name="person_group_add"),
     path("", include("enrollment.urls")),
+    path("invitation/profile/", people.enrollment_profile, name="invitation_profile"),
+    path(
+        "invitation/captures/",
+        invitation_views.GuestCapturesView.as_view(check_capture=captures.check_capture),
+        name="invitation_captures",
+    ),
     path("doors/", doors.doors, name="doors"),
     path("doors/new/", doors.door_create, name="door_create"),
     path("doors/<uuid:door_id>/", doors.door, name="door"),

@@ -23,6 +23,7 @@ class FilterForm(forms.Form):
         required=False,
         widget=forms.DateTimeInput({"type": "datetime-local"}, "%Y-%m-%dT%H:%M"),
     )
+    door = forms.UUIDField(required=False, widget=forms.HiddenInput)  # the one whom a link follows
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -38,7 +39,7 @@ class FilterForm(forms.Form):
 
     def filters(self) -> dict[str, Any]:
         """For `services.find_entries`. Call after `is_valid`."""
-        return {name: value for name, value in self.cleaned_data.items() if value}
+        return {name: value for name, value in self.cleaned_data.items() if value and name != "door"}
 
 
 class ExportForm(forms.Form):

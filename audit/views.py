@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import wraps
+from types import MappingProxyType
 from typing import Any
 
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
-from django.db import transaction
+from django.db import connection, transaction
+from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.template.loader import render_to_string
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
@@ -20,13 +27,19 @@ from django.views.decorators.http import require_POST, require_safe
 from audit import export, services
 from audit.forms import ExportForm, FilterForm
 from audit.models import Checkpoint, Entry
+from audit.paging import Key, stretch
 from audit.sentences import Tone, kind_in_words, sentence_for, tone_for
+from audit.verification import Report
 
 READERS = ("administrator", "auditor")
 PAGE_SIZE = 50
 #: Beyond this the page would keep the reader waiting; `manage.py verify_audit` shows its progress.
 VERIFY_ON_PAGE = 100_000
 MAX_INDEX = 2**62
+BY_INDEX = (Key("index", int),)
+PROGRESS_TYPE = "application/x-ndjson"
+PROGRESS_EVERY = 250  # entries
+PROGRESS_PATIENCE_S = 30.0  # for a reader who takes nothing
 
 View = Callable[..., HttpResponseBase]
 
@@ -57,14 +70,29 @@ class Line:
     commitments: dict[str, str]
     personal: dict[str, Any]
     erased: frozenset[str]
+    #: What the log itself calls whom it is about and who did it; the bare reference where it has no name.
+    about: str = ""
+    by: str = ""
+    place: str = ""
 
 
-def _line(entry: Entry) -> Line:
+def _line(entry: Entry, names: Mapping[str, str] = MappingProxyType({})) -> Line:
     try:
         details, commitments = entry.details, entry.commitments
     except ValueError:  # somebody wrote into the database; the page must still show the rest
         words = "This entry cannot be read. Verify the log."
-        return Line(entry, words, Tone.NO, kind_in_words(entry.kind), {}, {}, {}, frozenset())
+        return Line(
+            entry,
+            words,
+            Tone.NO,
+            kind_in_words(entry.kind),
+            {},
+            {},
+            {},
+            frozenset(),
+            entry.subject,
+            entry.actor,
+        )
     personal = services.open_personal(entry)
     erased = frozenset(commitments) - {item.name for item in entry.personal_fields.all()}
     sentence = sentence_for(
@@ -84,23 +112,74 @@ def _line(entry: Entry) -> Line:
         commitments=commitments,
         personal=personal,
         erased=erased,
+        about=names.get(entry.subject, entry.subject),
+        by=names.get(entry.actor, entry.actor),
+        place=names.get(f"door:{details.get('door')}", ""),
     )
+
+
+#: Kinds whose entries say what something or somebody is called.
+NAMING = re.compile(r"person\.(registered|updated)|[a-z]+\.(created|changed)")
+
+
+def names_of(references: Iterable[str]) -> dict[str, str]:
+    """`door:…` -> what the newest entries about it call it. A person whose name is erased has none.
+
+    One question for all of them; whatever no entry names stays the reference that it is.
+    """
+    wanted = {reference for reference in references if ":" in reference}
+    found: dict[str, str] = {}
+    entries = Entry.objects.filter(subject__in=wanted).exclude(kind="attempt.settled").order_by("index")
+    for entry in entries.prefetch_related("personal_fields"):
+        if not NAMING.fullmatch(entry.kind):
+            continue
+        try:
+            name = services.open_personal(entry).get("full_name") or entry.details.get("name")
+        except ValueError:
+            continue
+        if isinstance(name, str) and name:
+            found[entry.subject] = name
+    return found
+
+
+def _references(entry: Entry) -> list[str]:
+    try:
+        door = entry.details.get("door")
+    except ValueError:
+        door = None
+    return [entry.subject, entry.actor, f"door:{door}" if door else ""]
+
+
+def _found(form: FilterForm) -> QuerySet[Entry]:
+    """Call after `is_valid`. A door is followed through what happened at it and what was done to it."""
+    found = services.find_entries(**form.filters())
+    door = form.cleaned_data.get("door")
+    if door:
+        here = Q(kind="attempt.settled", details_json__contains=f'"door":"{door}"')
+        found = found.filter(here | Q(subject=f"door:{door}"))
+    return found
 
 
 @readers_only
 @require_safe
 def entries(request: HttpRequest) -> HttpResponse:
     form = FilterForm(request.GET)
-    filters = form.filters() if form.is_valid() else {}
-    found = services.find_entries(**filters).order_by("-index") if form.is_valid() else Entry.objects.none()
-    page = Paginator(found.prefetch_related("personal_fields"), PAGE_SIZE).get_page(request.GET.get("page"))
+    asked = form.cleaned_data if form.is_valid() else {}
+    found = _found(form) if form.is_valid() else Entry.objects.none()
+    part = stretch(found.prefetch_related("personal_fields"), BY_INDEX, request.GET, size=PAGE_SIZE)
+    door, subject = asked.get("door"), asked.get("subject")
+    followed = f"door:{door}" if door else subject or ""
+    names = names_of({followed, *(name for entry in part.rows for name in _references(entry))})
+    last = Entry.objects.order_by("-index").values_list("index", flat=True).first()
     context = {
         "form": form,
         "export_form": ExportForm(),
-        "filtered": bool(filters) or not form.is_valid(),
-        "page": page,
-        "lines": [_line(entry) for entry in page],
+        "filtered": any(asked.values()) or not form.is_valid(),
+        "stretch": part,
+        "lines": [_line(entry, names) for entry in part.rows],
         "latest": services.latest_checkpoint(),
+        "size": 0 if last is None else last + 1,
+        "followed": names.get(followed, followed),
     }
     return render(request, "audit/entries.html", context, status=200 if form.is_valid() else 422)
 
@@ -112,7 +191,8 @@ def entry(request: HttpRequest, index: int) -> HttpResponse:
         raise Http404
     found = get_object_or_404(Entry.objects.prefetch_related("personal_fields"), pk=index)
     under = services.latest_checkpoint(covering=found)
-    line = _line(found)
+    names = names_of(_references(found))
+    line = _line(found, names)
     context = {
         "line": line,
         "entry": found,
@@ -155,12 +235,51 @@ def checkpoints(request: HttpRequest) -> HttpResponse:
 
 @readers_only
 @require_POST
-def verify(request: HttpRequest) -> HttpResponse:
+def verify(request: HttpRequest) -> HttpResponseBase:
+    """The whole log, hashed anew. A page that asks for lines of JSON hears how far it is while it waits."""
     count = Entry.objects.count()
+    if request.headers.get("Accept") == PROGRESS_TYPE:
+        response = StreamingHttpResponse(_verify_aloud(request, count), content_type=PROGRESS_TYPE)
+        response["X-Accel-Buffering"] = "no"
+        return response
     if count > VERIFY_ON_PAGE:
         return render(request, "audit/verified.html", {"too_long": True, "count": count})
     report = services.verify_all()
     return render(request, "audit/verified.html", {"report": report, "at": timezone.now()})
+
+
+def _verify_aloud(request: HttpRequest, count: int) -> Iterator[str]:
+    """Lines of JSON: `{"checked": 500, "of": 20000}` now and then, and last `{"html": …}`, the report.
+
+    The work runs on a thread of its own, because it reports by calling back. When the reader goes away the
+    queue fills and the thread ends at its next report.
+    """
+    reports: queue.Queue[dict[str, Any] | Report | Exception] = queue.Queue(maxsize=100)
+
+    def tell(checked: int) -> None:
+        if checked % PROGRESS_EVERY == 0:
+            reports.put({"checked": checked, "of": count}, timeout=PROGRESS_PATIENCE_S)
+
+    def work() -> None:
+        try:
+            reports.put(services.verify_all(progress=tell), timeout=PROGRESS_PATIENCE_S)
+        except queue.Full:
+            return
+        except Exception as error:
+            reports.put(error)
+        finally:
+            connection.close()
+
+    threading.Thread(target=work, name="verify", daemon=True).start()
+    while True:
+        report = reports.get()
+        if isinstance(report, Exception):
+            raise report
+        if isinstance(report, Report):
+            context = {"report": report, "at": timezone.now()}
+            yield json.dumps({"html": render_to_string("audit/_report.html", context, request)}) + "\n"
+            return
+        yield json.dumps(report) + "\n"
 
 
 @readers_only
@@ -169,10 +288,8 @@ def export_entries(request: HttpRequest) -> HttpResponseBase:
     """Who exported what is itself recorded, and stands in the export."""
     form, wanted = FilterForm(request.POST), ExportForm(request.POST)
     if not form.is_valid() or not wanted.is_valid():
-        return HttpResponse(
-            "This export cannot be made: check the filters.", status=422, content_type="text/plain"
-        )
-    at, filters = timezone.now(), form.filters()
+        return render(request, "audit/not_exported.html", {"form": form}, status=422)
+    at, filters = timezone.now(), {name: value for name, value in form.cleaned_data.items() if value}
     stated = {name: str(value) for name, value in filters.items()}
     as_format, with_personal = wanted.cleaned_data["format"], wanted.cleaned_data["with_personal"]
     with transaction.atomic():
@@ -184,11 +301,11 @@ def export_entries(request: HttpRequest) -> HttpResponseBase:
                 "format": as_format,
                 "with_personal": with_personal,
                 "filters": stated,
-                "entries": services.find_entries(**filters).count(),
+                "entries": _found(form).count(),
             },
         )
         under = services.checkpoint(at)
-    found = services.find_entries(**filters)
+    found = _found(form)
     lines: Iterable[str]
     if as_format == "csv":
         lines = export.as_csv(found=found, under=under, with_personal=with_personal)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from django import template
+from django.utils import dateformat as date_format
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -68,9 +70,22 @@ def reason_words(code: str) -> str:
 
 
 @register.filter
+def wall(moment: datetime, form: str) -> str:
+    """A moment on the clock of its own zone, not the reader's: for hours at a door."""
+    return date_format.format(moment, form)
+
+
+@register.filter
+def rule_words(reason: str) -> str:
+    """Why one rule does not open at a moment: never that there is no rule, for this is one."""
+    return "not in force" if reason == Reason.NO_RULE else reason_words(reason)
+
+
+@register.filter
 def percent(rate: float) -> str:
-    """0.001 as `0.1 %`, never rounded to zero."""
-    return f"{100 * rate:.3g} %"
+    """0.001 as `0.1 %`, three digits, never rounded to zero and never in powers of ten."""
+    shown = f"{100 * rate:.3g}"
+    return f"{Decimal(shown):f} %"
 
 
 @register.filter

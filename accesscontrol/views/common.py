@@ -30,8 +30,18 @@ def sentence(message: str) -> str:
     return f"{message[:1].upper()}{message[1:].rstrip('.')}."
 
 
-def page_of(request: HttpRequest, rows: QuerySet[Any], size: int = PAGE_SIZE) -> Page[Any]:
-    return Paginator(rows, size).get_page(request.GET.get("page"))
+def page_of(
+    request: HttpRequest,
+    rows: QuerySet[Any],
+    size: int = PAGE_SIZE,
+    then: Callable[[Any], QuerySet[Any]] = lambda rows: rows,
+) -> Page[Any]:
+    """One page of rows. `then` adds what only the rows of this page need; a sort would carry it for all of them."""
+    page: Page[Any] = Paginator(rows.values_list("pk", flat=True), size).get_page(request.GET.get("page"))
+    wanted = list(page)
+    found = then(rows.model._default_manager.filter(pk__in=wanted)).in_bulk()
+    page.object_list = [found[pk] for pk in wanted if pk in found]
+    return page
 
 
 def edit(
@@ -82,7 +92,7 @@ def confirm(
         "danger": danger,
         "form": form,
     }
-    return render(request, "confirm.html", context, status=422 if form is not None and form.is_bound else 200)
+    return render(request, "confirm.html", context, status=422 if form is not None and form.errors else 200)
 
 
 def delete(request: HttpRequest, thing: Model, *, noun: str, back: str, explanation: str) -> HttpResponse:

@@ -1,30 +1,39 @@
-"""The live page, attempts, alarms, and what this system is and does not promise."""
+"""The live page, attempts and alarms."""
 
 from __future__ import annotations
 
 import uuid
-from datetime import datetime, time, timedelta
 from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
-from accesscontrol.forms import AttemptFilterForm
+from accesscontrol.forms import AttemptFilterForm, LiveFilterForm
 from accesscontrol.models import AccessAttempt, Alarm, Site
-from accesscontrol.overview import counts_today, door_states, first_steps, newest_attempts, people_counts
+from accesscontrol.overview import (
+    ATTEMPT_KEYS,
+    counts_today,
+    door_states,
+    filter_attempts,
+    first_steps,
+    newest_attempts,
+    people_counts,
+    trouble_first,
+)
 from accesscontrol.policy import Reason
 from accesscontrol.roles import allows
 from accesscontrol.services import acknowledge_alarm
 from accesscontrol.templatetags.lintel import reason_words
-from accesscontrol.views.common import actor_of, page_of
+from accesscontrol.views.common import PAGE_SIZE, actor_of
+from audit.paging import stretch
 
 SHOWN = 12
+DOORS_SHOWN = 10
 
 
 @never_cache
@@ -34,10 +43,16 @@ def dashboard(request: HttpRequest) -> HttpResponse:
     context: dict[str, Any] = {"sites": Site.objects.all()}
     now = timezone.now()
     if allows("attempts", request.user):
+        form = LiveFilterForm(request.GET)
+        asked = form.cleaned_data if form.is_valid() else {}
+        states = trouble_first(door_states(now))
         context |= {
+            "form": form,
+            "filtered": any(asked.values()),
             "counts": counts_today(now),
-            "doors": door_states(now),
-            "attempts": newest_attempts(SHOWN),
+            "doors": states[:DOORS_SHOWN],
+            "more_doors": max(0, len(states) - DOORS_SHOWN),
+            "attempts": newest_attempts(SHOWN, asked),
             "alarms": Alarm.objects.filter(acknowledged_at=None).select_related("door", "terminal")[:8],
         }
     elif "part" in request.GET:
@@ -58,26 +73,10 @@ def attempts(request: HttpRequest) -> HttpResponse:
     reasons = [(reason.value, reason_words(reason.value)) for reason in Reason]
     form = AttemptFilterForm(request.GET, reasons=reasons)
     asked = form.cleaned_data if form.is_valid() else {}
-    rows = _filtered(AccessAttempt.objects.select_related("person", "door"), asked)
-    context = {"form": form, "page": page_of(request, rows), "filtered": any(asked.values())}
+    rows = filter_attempts(AccessAttempt.objects.select_related("person", "door"), asked)
+    found = stretch(rows, ATTEMPT_KEYS, request.GET, size=PAGE_SIZE)
+    context = {"form": form, "stretch": found, "filtered": any(asked.values()), "of": asked.get("person")}
     return render(request, "attempts/list.html", context)
-
-
-def _filtered(rows: QuerySet[AccessAttempt], asked: dict[str, Any]) -> QuerySet[AccessAttempt]:
-    for word in (asked.get("q") or "").split():
-        rows = rows.filter(person__full_name__icontains=word)
-    if asked.get("door"):
-        rows = rows.filter(door=asked["door"])
-    if asked.get("outcome") == "pending":
-        rows = rows.filter(state=AccessAttempt.State.PENDING)
-    elif asked.get("outcome"):
-        rows = rows.filter(state=AccessAttempt.State.SETTLED, granted=asked["outcome"] == "granted")
-    if asked.get("reason"):
-        rows = rows.filter(reason=asked["reason"])
-    if asked.get("day"):
-        midnight = timezone.make_aware(datetime.combine(asked["day"], time.min))
-        rows = rows.filter(received_at__gte=midnight, received_at__lt=midnight + timedelta(days=1))
-    return rows
 
 
 @require_safe

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.contrib import messages
 from django.db.models import Count
@@ -12,14 +14,24 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
-from accesscontrol.forms import DoorForm, HolidayForm, ReasonForm, SiteForm, ZoneForm
-from accesscontrol.models import AccessAttempt, AccessRule, Door, Holiday, Site, Zone
+from accesscontrol.entry import EntryQuestion
+from accesscontrol.forms import DoorForm, DoorHourForm, HolidayForm, ReasonForm, SiteForm, ZoneForm
+from accesscontrol.models import AccessAttempt, Door, Holiday, Site, Zone
 from accesscontrol.overview import door_states
+from accesscontrol.roles import allows
 from accesscontrol.services import lift_lock_down as lift
 from accesscontrol.services import lock_down as lock
 from accesscontrol.views.common import actor_of, confirm, delete, edit
+from audit.sentences import sentence_for
+from audit.services import find_entries
 
 FORM_METHODS = ["GET", "POST"]
+DAYS_AHEAD = 14
+HISTORY = 15  # attempts
+CHANGES = 6
+PEOPLE_SHOWN = 12
+#: One click more locks the site, with one of these as the reason; others are typed.
+LOCK_DOWN_REASONS = ("Intruder", "Threat", "Fire or smoke", "Drill")
 
 
 @require_safe
@@ -32,20 +44,41 @@ def doors(request: HttpRequest) -> HttpResponse:
 @require_safe
 def door(request: HttpRequest, door_id: uuid.UUID) -> HttpResponse:
     door = get_object_or_404(Door.objects.select_related("site", "zone"), pk=door_id)
-    attempts = AccessAttempt.objects.filter(door=door).select_related("person", "door")[:15]
-    rules = AccessRule.objects.filter(doors=door).select_related("group", "schedule")
-    state = next(state for state in door_states(timezone.now(), Door.objects.filter(pk=door_id)))
-    return render(
-        request,
-        "doors/door.html",
-        {
-            "door": door,
-            "state": state,
-            "attempts": attempts,
-            "rules": rules,
-            "terminals": door.terminals.all(),
-        },
+    now, zone = timezone.now(), ZoneInfo(door.site.timezone)
+    form = DoorHourForm(
+        request.GET if "day" in request.GET else None, first=now.astimezone(zone).date(), days=DAYS_AHEAD
     )
+    asked = form.is_valid()
+    at = form.moment(zone) if asked else now.astimezone(zone).replace(second=0, microsecond=0)
+    if not asked and not form.is_bound:
+        form.initial = {"day": at.date().isoformat(), "hour": f"{at:%H:%M}"}
+    question = EntryQuestion(door=door, at=at)
+    may, refused = question.counts()
+    days, week = EntryQuestion(door=door, at=now).week(7)
+    context: dict[str, Any] = {
+        "door": door,
+        "state": next(iter(door_states(now, Door.objects.filter(pk=door_id)))),
+        "attempts": AccessAttempt.objects.filter(door=door).select_related("person", "door")[:HISTORY],
+        "form": form,
+        "asked": asked,
+        "at": at,
+        "at_text": at.strftime("%Y-%m-%dT%H:%M"),
+        "answers": question.rules(),
+        "may_count": may,
+        "refused_count": refused,
+        "people": list(question.people(granted=True)[:PEOPLE_SHOWN]),
+        "more_people": max(0, may - PEOPLE_SHOWN),
+        "days": days,
+        "week": week,
+        "terminals": door.terminals.all(),
+    }
+    if allows("audit:entries", request.user):
+        context["changes"] = [
+            (entry, sentence_for(kind=entry.kind, actor=entry.actor, subject=entry.subject, details=entry.details,
+                                 personal={}))
+            for entry in find_entries(subject=f"door:{door.pk}").order_by("-index")[:CHANGES]
+        ]  # fmt: skip
+    return render(request, "doors/door.html", context, status=422 if form.is_bound and not asked else 200)
 
 
 @require_http_methods(FORM_METHODS)
@@ -198,24 +231,24 @@ def lock_down(request: HttpRequest, site_id: int) -> HttpResponse:
     if site.locked_down:
         messages.warning(request, f"{site.name} is locked down already.")
         return redirect("dashboard")
-    form = ReasonForm(request.POST or None)
+    data = request.POST.copy()
+    if data.get("preset") in LOCK_DOWN_REASONS:
+        data["reason"] = data["preset"]
+    form = ReasonForm(data if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
         lock(site=site, reason=form.cleaned_data["reason"], actor=actor_of(request), at=timezone.now())
         messages.warning(
             request, f"{site.name} is locked down. No door of it opens for anybody until you lift it."
         )
         return redirect("dashboard")
-    return confirm(
-        request,
-        title=f"Lock down {site.name}",
-        explanation="Every door of this site refuses everybody, at once, until somebody lifts the lock-down.",
-        consequences=[
-            "People inside can still leave wherever a door opens without Lintel, such as emergency exits."
-        ],
-        verb="Lock down now",
-        back=reverse("dashboard"),
-        form=form,
-    )
+    context = {
+        "site": site,
+        "form": form,
+        "presets": LOCK_DOWN_REASONS,
+        "doors": site.doors.filter(is_active=True).count(),
+        "back": reverse("dashboard"),
+    }
+    return render(request, "doors/lock_down.html", context, status=422 if form.errors else 200)
 
 
 @require_http_methods(FORM_METHODS)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.contrib import messages
-from django.db.models import Count
+from django.db.models import Count, IntegerField, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accesscontrol.entry import who_may_enter as answer
+from accesscontrol.entry import EntryQuestion
 from accesscontrol.forms import DAYS, EntryQuestionForm, GroupForm, RuleForm, ScheduleForm
 from accesscontrol.membership import add_member, remove_member
 from accesscontrol.models import AccessGroup, AccessRule, Schedule
-from accesscontrol.views.common import actor_of, delete, edit, page_of
-from enrollment.models import Person
+from accesscontrol.views.common import PAGE_SIZE, actor_of, delete, edit, page_of
+from enrollment.models import Person, PersonQuerySet
 
 FORM_METHODS = ["GET", "POST"]
 
@@ -25,8 +28,19 @@ FORM_METHODS = ["GET", "POST"]
 @require_safe
 def rules(request: HttpRequest) -> HttpResponse:
     rows = AccessRule.objects.select_related("group", "schedule").prefetch_related("doors__site")
-    counted = rows.annotate(people=Count("group__members", distinct=True)).order_by("name")
+    counted = rows.annotate(people=members_of(OuterRef("group_id"))).order_by("name")
     return render(request, "rules/list.html", {"rules": counted, "now": timezone.now()})
+
+
+def members_of(group: OuterRef) -> Coalesce:
+    """How many people a group has, without joining them to everything else that is asked."""
+    rows = AccessGroup.members.through.objects.filter(accessgroup_id=group).order_by()
+    return _count_of(rows, "accessgroup_id")
+
+
+def _count_of(rows: QuerySet[Any], by: str) -> Coalesce:
+    counted = rows.values(by).annotate(number=Count("pk")).values("number")
+    return Coalesce(Subquery(counted, output_field=IntegerField()), 0)
 
 
 @require_http_methods(FORM_METHODS)
@@ -68,19 +82,41 @@ def rule_delete(request: HttpRequest, rule_id: int) -> HttpResponse:
 def who_may_enter(request: HttpRequest) -> HttpResponse:
     """Asks the policy that decides at the door, for everybody whom a rule names there."""
     asked = "door" in request.GET
-    now = timezone.localtime().replace(second=0, microsecond=0)
-    form = EntryQuestionForm(request.GET if asked else None, initial={"at": now})
+    now = timezone.localtime().replace(second=0, microsecond=0, tzinfo=None)
+    data = request.GET.copy()
+    data.setdefault("at", now.isoformat(timespec="minutes"))
+    form = EntryQuestionForm(data if asked else None, initial={"at": now})
     context: dict[str, object] = {"form": form}
     if asked and form.is_valid():
-        door, at = form.cleaned_data["door"], form.cleaned_data["at"]
-        context |= {"door": door, "at": at, "entries": answer(door=door, at=at)}
+        door = form.cleaned_data["door"]
+        at = form.cleaned_data["at"].replace(tzinfo=ZoneInfo(door.site.timezone))
+        question = EntryQuestion(door=door, at=at)
+        may, refused = question.counts()
+        context |= {
+            "door": door, "at": at, "may_count": may, "refused_count": refused, "rules": question.rules(),
+            **_entries(request, question, form.cleaned_data["answer"], may, refused),
+        }  # fmt: skip
     return render(request, "rules/who_may_enter.html", context, status=422 if asked and form.errors else 200)
+
+
+def _entries(
+    request: HttpRequest, question: EntryQuestion, wanted: str, may: int, refused: int
+) -> dict[str, Any]:
+    """Everybody on one page where they fit, those who may enter first; else one kind of answer, in pages."""
+    if not wanted and may + refused <= PAGE_SIZE:
+        both = [*question.people(granted=True), *question.people(granted=False)]
+        return {"wanted": "", "entries": question.decide(both)}
+    wanted = wanted or ("may" if may else "refused")
+    people = question.people(granted=wanted == "may")
+    page = page_of(request, people, then=PersonQuerySet.with_status)
+    return {"wanted": wanted, "page": page, "entries": question.decide(page)}
 
 
 @require_safe
 def groups(request: HttpRequest) -> HttpResponse:
     rows = AccessGroup.objects.annotate(
-        people=Count("members", distinct=True), rule_count=Count("rules", distinct=True)
+        people=members_of(OuterRef("pk")),
+        rule_count=_count_of(AccessRule.objects.filter(group=OuterRef("pk")).order_by(), "group"),
     ).order_by("name")
     return render(request, "rules/groups.html", {"groups": rows})
 
@@ -90,8 +126,8 @@ def group(request: HttpRequest, group_id: int) -> HttpResponse:
     found = get_object_or_404(AccessGroup, pk=group_id)
     words = request.GET.get("add", "").strip()[:100]
     candidates = Person.objects.matching(words).exclude(access_groups=found)[:20] if words else []
-    members = Person.objects.with_status().filter(access_groups=found)
-    page = page_of(request, members)
+    members = Person.objects.filter(access_groups=found)
+    page = page_of(request, members, then=PersonQuerySet.with_status)
     now = timezone.now()
     for person in page:
         person.expired_now = person.is_expired(now)

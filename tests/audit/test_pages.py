@@ -149,7 +149,7 @@ def test_long_logs_come_in_pages(
     log: None, sign_in: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(views, "PAGE_SIZE", 2)
-    response = sign_in("auditor").get("/audit/", {"page": "2"})
+    response = sign_in("auditor").get("/audit/", {"before": "1"})
     assert [line.entry.index for line in response.context["lines"]] == [0]
 
 

@@ -96,7 +96,7 @@ def test_attempts_are_filtered_by_person_door_outcome_reason_and_day(administrat
     old = make_attempt(building.terminal, received_at=timezone.now() - timedelta(days=40))
 
     def found(**query):
-        return set(administrator.get(reverse("attempts"), query).context["page"])
+        return set(administrator.get(reverse("attempts"), query).context["stretch"].rows)
 
     assert found() == {building.attempt, refused, old}
     assert found(q="alice") == {building.attempt}

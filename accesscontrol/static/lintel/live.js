@@ -96,7 +96,33 @@ class LiveRegion {
   }
 }
 
-for (const element of document.querySelectorAll("[data-live]")) new LiveRegion(element);
+const regions = [...document.querySelectorAll("[data-live]")].map((element) => new LiveRegion(element));
+
+// Filters of a live region: what is typed narrows the region at once and stays in the address.
+//   <form data-live-filter>...</form>
+const PAUSE_MS = 250; // in typing
+
+for (const form of document.querySelectorAll("[data-live-filter]")) {
+  let pause = null;
+  const apply = () => {
+    clearTimeout(pause);
+    const asked = new URLSearchParams([...new FormData(form)].filter(([, value]) => value));
+    history.replaceState(null, "", asked.size ? `?${asked}` : window.location.pathname);
+    asked.set("part", "live");
+    for (const region of regions) {
+      region.element.dataset.part = `${window.location.pathname}?${asked}`;
+      region.refresh();
+    }
+  };
+  form.addEventListener("input", () => {
+    clearTimeout(pause);
+    pause = setTimeout(apply, PAUSE_MS);
+  });
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    apply();
+  });
+}
 
 // An enrollment page asks htmx to refresh at once when its terminal reports, instead of at the next second.
 const followed = document.querySelector("[data-events]");

@@ -1,0 +1,222 @@
+"""Claim: every page answers within 100 ms (server time, median) with 10,000 people and 100,000 attempts.
+
+Server time is the whole of Django: middleware, session, role gate, queries, template; asked in-process, one request
+at a time. Each page is asked once before it is timed, as a page that somebody uses has been. The longest periods of
+the reports, the searches that match nothing and the last page of a list are among the pages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import machine, median, p95, record
+
+LIMIT_MS = 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--people", type=int, default=10_000)
+    parser.add_argument("--attempts", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--database-url", default="", help="a Postgres to fill; empty: SQLite in a new folder"
+    )
+    parser.add_argument("--keep", default="", help="a folder for the rows; used again if it has some")
+    parser.add_argument("--only", default="", help="pages whose name or address contains this")
+    parser.add_argument("--dry-run", action="store_true", help="print only, keep no result")
+    options = parser.parse_args()
+    before = machine()
+    with tempfile.TemporaryDirectory(prefix="lintel-pages-") as folder:
+        built = _install(Path(options.keep or folder), options)
+        times = _time(options.rounds, only=options.only)
+    worst = max(median(each) for each in times.values())
+    slow = {page: median(each) for page, each in times.items() if median(each) > LIMIT_MS}
+    rows = [(page, f"{median(each)} / {p95(each)} ms") for page, each in sorted(times.items())]
+    if options.dry_run:
+        for page, figure in rows:
+            print(f"{figure:>22}  {page}")
+        print(f"worst median {worst} ms; over the limit: {slow or 'none'}")
+        return
+    engine = "postgres" if options.database_url else "sqlite"
+    record(
+        "pages" if engine == "sqlite" else "pages_postgres",
+        title=f"Server time of every page ({engine})",
+        claim=f"with {options.people:,} people and {options.attempts:,} attempts every page answers within "
+        f"{LIMIT_MS} ms (median of {options.rounds}).",
+        holds=not slow,
+        rows=[("page", "median / p95"), *rows, ("slowest page, median", f"{worst} ms")],
+        figures={
+            "rows": built,
+            "median_ms": {page: median(each) for page, each in times.items()},
+            "p95_ms": {page: p95(each) for page, each in times.items()},
+            "worst_median_ms": worst,
+        },
+        before=before,
+    )
+
+
+def _install(folder: Path, options: argparse.Namespace) -> dict[str, int]:
+    """A new installation with the rows of `benchmarks.page_rows`, in this process."""
+    folder.mkdir(exist_ok=True, parents=True)
+    os.environ["LINTEL_DATA_DIR"] = str(folder)
+    os.environ["DJANGO_SETTINGS_MODULE"] = "accesscontrol.settings"
+    os.environ["LINTEL_MODE"] = "embedded"
+    if options.database_url:
+        os.environ["LINTEL_DATABASE_URL"] = options.database_url
+    secrets = folder / "secrets.env"
+    if not secrets.exists():
+        from accesscontrol.environment import generate_secrets
+
+        values = generate_secrets(os.urandom, key_id="benchmark")
+        secrets.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+    import django
+    from django.core.management import call_command
+
+    django.setup()
+    call_command("migrate", verbosity=0)
+    from django.db import connection
+
+    from benchmarks.page_rows import build
+    from enrollment.models import Person
+
+    if Person.objects.exists():
+        return {}
+    built = build(people=options.people, attempts=options.attempts)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+    return built
+
+
+def _time(rounds: int, *, only: str) -> dict[str, list[float]]:
+    from django.contrib.auth import get_user_model
+    from django.test import Client
+
+    client = Client(SERVER_NAME="127.0.0.1")
+    client.force_login(
+        get_user_model().objects.get(username="administrator"), "django.contrib.auth.backends.ModelBackend"
+    )
+    times: dict[str, list[float]] = {}
+    for name, address in _pages():
+        if only not in f"{name} {address}":
+            continue
+        times[name] = []
+        for number in range(rounds + 1):
+            started = time.perf_counter()
+            answer = client.get(address)
+            body = b"".join(answer.streaming_content) if answer.streaming else answer.content
+            took = (time.perf_counter() - started) * 1000
+            assert answer.status_code == 200 and body, f"{address}: {answer.status_code}"
+            if number:
+                times[name].append(took)
+    return times
+
+
+def _pages() -> Iterator[tuple[str, str]]:
+    """Every page that shows rows, at its most expensive."""
+    from django.urls import get_resolver, reverse
+
+    from accesscontrol.models import (
+        AccessAttempt,
+        AccessGroup,
+        AccessRule,
+        Alarm,
+        Door,
+        Holiday,
+        Schedule,
+        Site,
+        Terminal,
+        Zone,
+    )
+    from enrollment.models import Enrollment, Person
+
+    person = Person.objects.filter(templates__active=True).order_by("pk").first()
+    door = Door.objects.get(name="Front door")
+    some: dict[str, Any] = {
+        "person_id": person.pk,
+        "attempt_id": AccessAttempt.objects.order_by("-received_at").values_list("pk", flat=True)[0],
+        "alarm_id": Alarm.objects.values_list("pk", flat=True)[0],
+        "door_id": door.pk,
+        "site_id": Site.objects.values_list("pk", flat=True)[0],
+        "zone_id": Zone.objects.values_list("pk", flat=True)[0],
+        "holiday_id": Holiday.objects.values_list("pk", flat=True)[0],
+        "terminal_id": Terminal.objects.filter(door=door).values_list("pk", flat=True)[0],
+        "rule_id": AccessRule.objects.values_list("pk", flat=True)[0],
+        "group_id": AccessGroup.objects.get(name="Staff").pk,
+        "schedule_id": Schedule.objects.values_list("pk", flat=True)[0],
+        "enrollment_id": Enrollment.objects.filter(person=person).values_list("pk", flat=True)[0],
+        "user_id": 1,
+        "index": 500,
+    }
+    resolver = get_resolver()
+    left_out = {
+        "healthz",
+        "readyz",
+        "metrics",
+        "events",
+        "schema",
+        "api_documentation",
+        "sign_in",
+        "sign_in_code",
+    }
+    names = {name for name in resolver.reverse_dict if isinstance(name, str)}
+    names |= {
+        f"audit:{name}" for name in resolver.namespace_dict["audit"][1].reverse_dict if isinstance(name, str)
+    }
+    from accesscontrol.roles import roles_for
+
+    for name in sorted(names - left_out):
+        if not roles_for(name):
+            continue
+        source = resolver.namespace_dict["audit"][1] if name.startswith("audit:") else resolver
+        wanted = source.reverse_dict.getlist(name.removeprefix("audit:"))[0][0][0][1]
+        if not set(wanted) <= some.keys():
+            continue
+        address = reverse(name, kwargs={key: some[key] for key in wanted})
+        if _answers_a_get(address):
+            yield name, address
+    zone = "2026-01-05T12:00"
+    for name, address in {
+        "dashboard, live part": "/?part=live",
+        "dashboard, filtered by a name": "/?q=tanaka",
+        "attempts, last page": "/attempts/?page=2000",
+        "attempts, of one door": f"/attempts/?door={door.pk}",
+        "attempts, by a common name": "/attempts/?q=tanaka",
+        "attempts, by a name nobody has": "/attempts/?q=nobodyatall",
+        "attempts, rare reason": "/attempts/?reason=gallery_empty",
+        "attempts, refused": "/attempts/?outcome=refused",
+        "people, last page": "/people/?page=200",
+        "people, a search without a hit": "/people/?q=nobodyatall",
+        "people, not enrolled": "/people/?status=not_enrolled",
+        "group, a search for members": f"/groups/{some['group_id']}/?add=tanaka",
+        "who may enter, everybody": f"/rules/who-may-enter/?door={door.pk}&at={zone}",
+        "audit, one person": f"/audit/?subject=person:{person.pk}",
+        "audit, attempts only": "/audit/?kind=attempt.settled",
+        "audit, a search without a hit": "/audit/?text=nobodyatall",
+        "audit, last page": "/audit/?page=2000",
+        "audit, one door": f"/audit/?door={door.pk}",
+        **{f"reports, {days} days": f"/reports/?days={days}" for days in (1, 7, 30, 90)},
+        "reports, 90 days, one door": f"/reports/?days=90&door={door.pk}",
+    }.items():
+        yield name, address
+
+
+def _answers_a_get(address: str) -> bool:
+    from django.contrib.auth import get_user_model
+    from django.test import Client
+
+    client = Client(SERVER_NAME="127.0.0.1")
+    client.force_login(
+        get_user_model().objects.get(username="administrator"), "django.contrib.auth.backends.ModelBackend"
+    )
+    return client.get(address).status_code == 200
+
+
+if __name__ == "__main__":
+    main()
