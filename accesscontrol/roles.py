@@ -33,6 +33,9 @@ PUBLIC = frozenset(
     {"sign_in", "sign_in_code", "healthz", "readyz"}
     # The kiosk carries no data; it proves itself with its terminal's key.
     | {"kiosk", "kiosk_manifest", "kiosk_worker"}
+    # An invited person has no account; what they see stands in their session, and only their link puts it there.
+    | {"invitation", "invitation_open", "invitation_consent", "invitation_profile"}
+    | {"invitation_progress", "invitation_captures"}
 )
 
 _EVERYONE = frozenset(Role)
@@ -64,6 +67,11 @@ PAGES: dict[str, frozenset[Role]] = {
     "people": _PEOPLE,
     "person": _PEOPLE,
     "person_create": _DESK,
+    "people_import": _DESK,
+    "people_import_example": _DESK,
+    "invitations": _DESK,
+    "invitation_create": _DESK,
+    "invitation_revoke": _DESK,
     "person_edit": _DESK,
     "consent_create": _DESK,
     "consent_withdraw": _DESK,

@@ -108,6 +108,8 @@ def read_roster(lines: Iterable[str], *, zone: tzinfo, at: datetime) -> Roster:
         columns = _columns(next(reader, []))
     except ValueError as error:
         return Roster(errors=[RowError(1, str(error))])
+    except csv.Error as error:
+        return Roster(errors=[RowError(reader.line_num or 1, f"this is not CSV: {error}")])
     known_groups = {name.casefold(): name for name in _membership().group_names()}
     rows: list[Row] = []
     errors: list[RowError] = []
@@ -218,6 +220,8 @@ def _row(
     values |= {column: cell.strip() for column, cell in zip(columns, cells, strict=False)}
     if any("\x00" in value for value in values.values()):
         raise ValueError("a value holds a character that is no text")
+    if not values["full_name"]:
+        raise ValueError("the name is blank")
     person = {
         "full_name": " ".join(values["full_name"].split()),
         "external_id": values["external_id"] or None,
@@ -226,9 +230,11 @@ def _row(
         "valid_from": _moment(values["valid_from"], "valid_from", zone=zone),
         "valid_until": _moment(values["valid_until"], "valid_until", zone=zone, ends=True),
     }
-    services.check_person(Person(**{**person, "valid_from": person["valid_from"] or at}))
     if person["valid_until"] is not None and person["valid_until"] <= at:
-        raise ValueError("valid_until lies in the past")
+        raise ValueError("valid until lies in the past")
+    if person["valid_until"] is not None and person["valid_until"] <= (person["valid_from"] or at):
+        raise ValueError("valid until lies before valid from")
+    services.check_person(Person(**{**person, "valid_from": person["valid_from"] or at}))
     phone = values["phone"]
     if len(phone) > MAX_CONTACT or (phone and not re.fullmatch(r"\+?[0-9][0-9 ()/.-]{3,}", phone)):
         raise ValueError(f"phone: {phone!r} is not a phone number")
@@ -263,7 +269,7 @@ def _moment(text: str, name: str, *, zone: tzinfo, ends: bool = False) -> dateti
     except (ValueError, OverflowError):
         moment = None
     if moment is None:
-        raise ValueError(f"{name}: {text!r} is not a date such as 2026-12-31")
+        raise ValueError(f"{name.replace('_', ' ')}: {text!r} is not a date such as 2026-12-31")
     return moment if moment.tzinfo else moment.replace(tzinfo=zone)
 
 

@@ -2,11 +2,25 @@
 
 from django.urls import path
 
-from enrollment import views
+from enrollment import invitation_views, views
 
 urlpatterns = [
     path("people/", views.people, name="people"),
     path("people/new/", views.person_create, name="person_create"),
+    path("people/import/", invitation_views.people_import, name="people_import"),
+    path("people/import/example/", invitation_views.people_import_example, name="people_import_example"),
+    path("people/<uuid:person_id>/invite/", invitation_views.invitation_create, name="invitation_create"),
+    path("invitations/", invitation_views.invitation_list, name="invitations"),
+    path(
+        "invitations/<uuid:invitation_id>/revoke/",
+        invitation_views.invitation_revoke,
+        name="invitation_revoke",
+    ),
+    # The guest's own: open to everybody, see invitation_views.
+    path("invitation/", invitation_views.guest, name="invitation"),
+    path("invitation/open/", invitation_views.guest_open, name="invitation_open"),
+    path("invitation/consent/", invitation_views.guest_consent, name="invitation_consent"),
+    path("invitation/progress/", invitation_views.guest_progress, name="invitation_progress"),
     path("people/<uuid:person_id>/edit/", views.person_edit, name="person_edit"),
     path("people/<uuid:person_id>/consent/", views.consent_create, name="consent_create"),
     path("people/<uuid:person_id>/consent/withdraw/", views.consent_withdraw, name="consent_withdraw"),
