@@ -176,6 +176,8 @@ CELERY_TASK_PUBLISH_RETRY = False
 CELERY_IMPORTS = ["accesscontrol.worker"]
 #: How enrollment, which knows no queue, hands work over.
 LINTEL_DISPATCH = "accesscontrol.celery.dispatch"
+#: How enrollment, which knows no terminals, learns whether one may take captures.
+LINTEL_MAY_ENROLL = "accesscontrol.desks.may_enroll"
 #: Task name -> seconds. A thread runs them in an embedded server, Celery's beat in production.
 LINTEL_PERIODIC_TASKS = {
     "accesscontrol.tasks.expire_attempts": 2.0,

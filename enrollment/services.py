@@ -272,7 +272,8 @@ def begin_enrollment(
     like, instead of taking their place.
 
     Refusals: person_unknown, person_inactive, person_expired, consent_missing, captures_wanted_invalid,
-    enrollment_in_progress (this person), terminal_busy (another person), nothing_to_add_to, templates_full.
+    enrollment_in_progress (this person), terminal_unknown, terminal_busy (another person), nothing_to_add_to,
+    templates_full.
     """
     if not 1 <= captures_wanted <= 10:
         raise EnrollmentRefused("captures_wanted_invalid", "an enrollment takes 1 to 10 captures")
@@ -325,6 +326,8 @@ def _reason_not_to_begin(
     if _unfinished(person).exists():
         return EnrollmentRefused("enrollment_in_progress", "this person is being enrolled already")
     if terminal_id is not None:
+        if not _may_enroll_at(terminal_id):
+            return EnrollmentRefused("terminal_unknown", "no terminal that is in use has this id: choose another")
         at_terminal = Enrollment.objects.select_for_update().filter(
             terminal_id=terminal_id, state=Enrollment.State.OPEN
         )
@@ -332,6 +335,12 @@ def _reason_not_to_begin(
         if at_terminal.exists():
             return EnrollmentRefused("terminal_busy", "this terminal is enrolling somebody else")
     return None
+
+
+def _may_enroll_at(terminal_id: uuid.UUID) -> bool:
+    """Asked through the function the settings name: enrollment knows no terminals."""
+    may_enroll: Callable[[uuid.UUID], bool] = import_string(settings.LINTEL_MAY_ENROLL)
+    return may_enroll(terminal_id)
 
 
 def _reason_not_to_add(person: Person, *, captures_wanted: int) -> EnrollmentRefused | None:

@@ -18,6 +18,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
+@pytest.fixture(autouse=True)
+def _any_terminal_may_enroll(settings) -> None:
+    settings.LINTEL_MAY_ENROLL = "tests.enrollment.support.everywhere"
+
+
 @pytest.fixture
 def worker(settings, tiny_model: Path) -> Iterator[None]:
     """Tasks run at commit in this process, with the tiny model and a gallery that knows nothing yet."""

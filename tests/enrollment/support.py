@@ -27,6 +27,11 @@ def never(task_name: str, **arguments: str) -> None:
     """LINTEL_DISPATCH without workers."""
 
 
+def everywhere(terminal_id: object) -> bool:
+    """LINTEL_MAY_ENROLL where no terminal has a row."""
+    return True
+
+
 def somebody(name: str = "Alice Example", *, consents: bool = True, **more: Any) -> Person:
     person = services.register_person(full_name=name, actor="desk", at=NOW, **more)
     if consents:
