@@ -12,7 +12,8 @@ import json
 import re
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,17 +34,60 @@ from rich.progress import (
 
 from recognition.budget import PrivacyProfile, load_profile
 from recognition.checkpoint import ModelError, calibrate, load_model, model_folder, save_model
-from recognition.evaluation import captures, data, identification, report, verification
-from recognition.evaluation.attacks import runs
+from recognition.evaluation import captures, data, front, identification, report, verification
+from recognition.evaluation.attacks import resnet34, runs
 from recognition.evaluation.attacks.averaging import CAPTURES
 from recognition.evaluation.attacks.judge import Judge
 from recognition.evaluation.attacks.learned import Training
 from recognition.evaluation.attacks.linkage import Distillation
 from recognition.evaluation.attacks.observation import Coded, FloatNoise, Protection
-from recognition.evaluation.embedding import embed_all, open_embedder
+from recognition.evaluation.embedding import embed_all, fuse, open_embedder
 from recognition.types import FaceCrop
 
 PAIR_COUNTS = (256, 1024, 4096, 10_000)
+EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # epsilon_mean of the rows of uniform budgets
+RANGE_FACES = 400  # that clip ranges are measured on
+
+# What an attack does unless told otherwise, and two settings: one to try, one to report.
+DEFAULTS: dict[str, Any] = {
+    "count": 100,
+    "float": False,
+    "uniform": (),
+    "baselines": False,
+    "steps": 150,
+    "captures": (1,),
+    "learned": False,
+    "people": 20,
+    "pairs": PAIR_COUNTS,
+    "inverted": 40,
+    "train_count": 10_000,
+    "passes": 20_000,
+}
+WRITERS = ("report", "front", "table")  # their --out is what they write, not the figures
+BOTH = ("critical", "paper")
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "small": {
+        "every": {"count": 16, "train_count": 2000},
+        "linear": {"steps": 80, "baselines": True, "uniform": (4.0, 16.0), "transforms": BOTH},
+        "learned": {
+            "passes": 3000, "further": 600, "baselines": True, "uniform": (4.0, 16.0),
+            "transforms": ("critical",),
+        },
+        "averaging": {"captures": (1, 4, 16), "steps": 80, "people": 6},
+        "linkage": {"count": 50, "pairs": (256, 1024), "passes": 8000},
+        "template": {"count": 50, "steps": 60, "inverted": 8},
+    },
+    "full": {
+        "linear": {"count": 50, "baselines": True, "float": True, "uniform": EPSILONS, "transforms": BOTH},
+        "learned": {
+            "count": 50, "passes": 24_000, "further": 4000, "baselines": True, "uniform": EPSILONS,
+            "transforms": BOTH,
+        },
+        "averaging": {"count": 30, "captures": CAPTURES, "learned": True, "passes": 16_000, "people": 15},
+        "linkage": {"count": 200, "passes": 60_000},
+        "template": {"count": 200, "steps": 120, "inverted": 40, "train_count": 2000},
+    },
+}  # fmt: skip
 
 
 class Bar:
@@ -218,17 +262,18 @@ def labels_command(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def attack_command(options: argparse.Namespace) -> dict[str, Any]:
+    began = time.monotonic()
+    _settle(options)
     images, identities = _labelled(options)
     victims = runs.choose_victims(images, identities, options.count)
-    judge = None
-    if options.judge:
-        judge = Judge.open(options.judge, images, identities)
+    judge = _judge(options, images, identities)
     with bar(options.attack) as shown:
         figures = ATTACKS[options.attack](options, images, identities, victims, judge, shown)
     figures |= {"attack": options.attack, "faces": len(victims.crops), "seed": options.seed}
+    figures |= {"setting": options.setting, "minutes": round((time.monotonic() - began) / 60, 1)}
     if judge is not None:
         figures |= {
-            "judge": options.judge.name,
+            "judge": judge.name,
             "judge_threshold": judge.threshold,
             "judge_impostor_comparisons": judge.comparisons,
         }
@@ -244,7 +289,7 @@ def _linear(
     shown: Bar,
 ) -> dict[str, Any]:
     rows = runs.run_linear(
-        _protections(options),
+        _protections(options, lambda: _range_crops(options, images, identities, victims)),
         victims,
         judge,
         captures=options.captures,
@@ -264,14 +309,16 @@ def _learned(
     judge: Judge | None,
     shown: Bar,
 ) -> dict[str, Any]:
+    crops = _training_crops(options, images, identities, victims)
     rows = runs.run_learned(
-        _protections(options),
+        _protections(options, lambda: crops[:RANGE_FACES]),
         victims,
         judge,
-        _training_crops(options, images, identities, victims),
+        crops,
         training=Training(passes=options.passes, captures=tuple(options.captures), seed=options.seed),
         checkpoints=options.checkpoints,
         minutes=options.minutes,
+        further=options.further,
         captures=options.captures,
         seed=options.seed + 1,
         report=shown.report,
@@ -287,7 +334,7 @@ def _averaging(
     judge: Judge | None,
     shown: Bar,
 ) -> dict[str, Any]:
-    protections = _protections(options)
+    protections = _protections(options, lambda: _range_crops(options, images, identities, victims))
     networks = {}
     if options.learned:
         crops = _training_crops(options, images, identities, victims)
@@ -331,17 +378,18 @@ def _linkage(
     if judge is None:
         raise data.DataError("linkage needs --judge: the recogniser that the attacker distils")
     rows = runs.run_linkage(
-        [p.profile for p in _protections(options) if isinstance(p, Coded)],
+        _profiles(options),
         judge,
         _training_crops(options, images, identities, victims),
         victims,
         pairs=options.pairs,
         distillation=Distillation(passes=options.passes, seed=options.seed),
+        model=load_model(model_folder(options.model)),
         minutes=options.minutes,
         seed=options.seed + 1,
         report=shown.report,
     )
-    most = rows[-1]
+    most = next(row for row in reversed(rows) if row["protection"] == rows[-1]["protection"])
     return {key: most[key] for key in ("linked", "linked_at_fmr_1e-3", "pairs", "gallery_people")} | {
         "rows": rows
     }
@@ -368,6 +416,7 @@ def _template(
         _training_crops(options, images, identities, victims),
         keys=(secrets.token_bytes(32), secrets.token_bytes(32)),
         steps=options.steps,
+        inverted=options.inverted,
         seed=options.seed,
         report=shown.report,
     )
@@ -379,6 +428,16 @@ def _template(
         if figure in by_knowledge[name]
     }
     return figures | headline | {"model": model.name, "profile": profile.name, "rows": rows}
+
+
+def _judge(options: argparse.Namespace, images: data.Images, identities: Mapping[str, str]) -> Judge | None:
+    """The judge asked for, its threshold set on --judge-images where given, else on the people attacked."""
+    if str(options.judge) == "none":
+        return None
+    if options.judge_images is None:
+        return Judge.open(options.judge, images, identities)
+    strangers = data.pack_identities(options.judge_images)
+    return Judge.open(options.judge, data.open_images(options.judge_images), strangers, limit=1500)
 
 
 ATTACKS = {
@@ -393,16 +452,94 @@ ATTACKS = {
 def report_command(options: argparse.Namespace) -> dict[str, Any]:
     """docs/attacks.md from results; with --pictures also the portrait under every protection of these
     options."""
-    results = report.read_results(options.results)
+    results = report.read_results(*options.results)
     picture = None
     if options.pictures:
         picture = options.out.with_name("attacks.jpg")
         with bar("pictures") as shown:
-            sheet = report.portrait_sheet(_protections(options), steps=options.steps, told=shown.report)
+            protections = _protections(options, _no_ranges)
+            sheet = report.portrait_sheet(protections, steps=options.steps, told=shown.report)
         cv2.imwrite(str(picture), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     text = report.page(results, picture.name if picture else None, options.note)
     options.out.write_text(text, encoding="utf-8")
     return {"written": str(options.out), "results": len(results)}
+
+
+def _no_ranges() -> NDArray[np.uint8]:
+    raise data.DataError(
+        "uniform budgets of a transform without a profile need faces to measure its ranges on"
+    )
+
+
+def front_command(options: argparse.Namespace) -> dict[str, Any]:
+    """The plot of accuracy against recovery, from result files."""
+    results = report.read_results(*options.results)
+    points, known = front.read_points(results), front.references(results)
+    count = front.plot(points, options.out, known, options.title)
+    rows = [{"model": p.model, "profile": p.profile, "series": p.series, "accuracy": p.accuracy,
+             "ssim": p.linear_ssim, "accepted": p.linear_accepted} for p in points]  # fmt: skip
+    return {"written": str(options.out), "points": count, "references": known, "rows": rows}
+
+
+def table_command(options: argparse.Namespace) -> dict[str, Any]:
+    """The Markdown table behind the plot: on stdout before the figures, or in --out."""
+    results = report.read_results(*options.results)
+    points = front.read_points(results)
+    text = front.trade_off_table(points, front.references(results).get("unprotected twin"))
+    if options.out is None:
+        print(text)
+    else:
+        options.out.write_text(text, encoding="utf-8")
+    return {"written": None if options.out is None else str(options.out), "points": len(points)}
+
+
+def groups_command(options: argparse.Namespace) -> dict[str, Any]:
+    """FNMR and FMR by group at one threshold, over all pairs of labelled pictures."""
+    images, identities = _labelled(options)
+    labels: dict[str, dict[str, str]] = {name: {} for name in identities}
+    if options.groups:
+        for name, columns in data.read_labels(options.groups).items():
+            labels.setdefault(name, {}).update(columns)
+    if options.images.suffix == ".npz":
+        for column, values in data.pack_columns(options.images, options.by).items():
+            for name, value in values.items():
+                if name in labels:
+                    labels[name][column] = value
+    names = verification.evenly(identities, options.most, seed=options.seed)
+    embedder = _embedder(options)
+    with bar("embedding") as shown:
+        shown.start(len(names))
+        vectors = embed_all(embedder, images, names, captures=options.captures, progress=shown.advance)
+    fused = {name: fuse(v) for name, v in vectors.items()}
+    figures = verification.all_pairs_by_group(fused, identities, labels, options.by.split(","), options.fmr)
+    return figures | {"images": len(names), "captures": options.captures} | embedder.describe()
+
+
+def judge_command(options: argparse.Namespace) -> dict[str, Any]:
+    """How well a judge recognises clean pictures: accuracy on pairs, and its errors at the threshold attacks use."""
+    images, pairs = data.open_images(options.images), data.read_pairs(options.pairs)
+    strangers = data.pack_identities(options.judge_images)
+    judge = Judge.open(options.judge, data.open_images(options.judge_images), strangers, limit=1500)
+    names = pairs.names()
+    vectors: dict[str, NDArray[np.float32]] = {}
+    with bar("judging") as shown:
+        shown.start(len(names))
+        for start in range(0, len(names), 128):
+            part = names[start : start + 128]
+            found = judge.embed(np.stack([images[name].pixels for name in part]))
+            vectors |= dict(zip(part, found, strict=True))
+            shown.advance(len(part))
+    scores = np.array(
+        [judge.scores(vectors[a][None], vectors[b][None])[0, 0]
+         for a, b in zip(pairs.first, pairs.second, strict=True)]
+    )  # fmt: skip
+    return verification.figures_of(scores, pairs, seed=options.seed) | {
+        "judge": judge.name,
+        "judge_threshold": judge.threshold,
+        "judge_impostor_comparisons": judge.comparisons,
+        "fnmr_at_judge_threshold": float(np.mean(scores[pairs.same] < judge.threshold)),
+        "fmr_at_judge_threshold": float(np.mean(scores[~pairs.same] >= judge.threshold)),
+    }
 
 
 # --- options ----------------------------------------------------------------------------------------------
@@ -437,9 +574,27 @@ def _accepted(model: str, name: str) -> PrivacyProfile:
     raise ModelError(f"model {model} does not accept a profile {name}")
 
 
-def _protections(options: argparse.Namespace) -> list[Protection]:
-    """The profiles asked for (by default all that the model accepts), then their float twins, uniform
-    budgets, and the rows without protection."""
+def _protections(options: argparse.Namespace, ranges: Callable[[], NDArray[np.uint8]]) -> list[Protection]:
+    """The profiles asked for (by default all that the model accepts), then their float twins, the rows without
+    protection, and uniform budgets from little noise to much. ranges: faces that give clip ranges where no profile
+    of a transform does."""
+    profiles = _profiles(options)
+    protections: list[Protection] = [Coded(profile) for profile in profiles]
+    if options.float:
+        protections += [FloatNoise(profile) for profile in profiles]
+    transforms = options.transforms or [profiles[0].transform]
+    if options.baselines:
+        protections += runs.baselines(options.transforms or ("paper", "critical"))
+    if options.uniform:
+        known = {profile.transform: profile for profile in reversed(profiles)}
+        for transform in transforms:
+            base = known.get(transform) or runs.measured_profile(transform, ranges())
+            protections += [runs.uniform(base, epsilon) for epsilon in sorted(options.uniform, reverse=True)]
+    return protections
+
+
+def _profiles(options: argparse.Namespace) -> list[PrivacyProfile]:
+    """Those asked for, by default all that the model accepts."""
     if options.profile:
         profiles = [
             load_profile(name) if Path(name).suffix == ".json" else _accepted(options.model, name)
@@ -449,11 +604,14 @@ def _protections(options: argparse.Namespace) -> list[Protection]:
         profiles = [one.profile for one in load_model(model_folder(options.model)).accepted]
     if not profiles:
         raise ModelError("there is no privacy profile to attack")
-    protections: list[Protection] = [Coded(profile) for profile in profiles]
-    if options.float:
-        protections += [FloatNoise(profile) for profile in profiles]
-    protections += [runs.uniform(profiles[0], epsilon) for epsilon in options.uniform]
-    return protections + (runs.baselines() if options.baselines else [])
+    return profiles
+
+
+def _range_crops(
+    options: argparse.Namespace, images: data.Images, identities: Mapping[str, str], victims: runs.Victims
+) -> NDArray[np.uint8]:
+    """Faces of people who are not attacked, to measure clip ranges on."""
+    return runs.crops_of(images, identities, without=victims.identities, limit=RANGE_FACES)
 
 
 def _training_crops(
@@ -547,6 +705,33 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--pattern", default=r"(?:.*/)?(.+)_\d+", help="its first group is the person")
     sub.add_argument("--csv", type=Path, required=True, help="file to write")
 
+    sub = command("groups", groups_command, "FNMR and FMR by group, over all pairs of labelled pictures")
+    _images(sub)
+    _labels(sub)
+    _model(sub)
+    sub.add_argument("--groups", type=Path, metavar="CSV", help="file and group columns")
+    sub.add_argument("--by", default="source", help="columns of the csv or the pack, separated by commas")
+    sub.add_argument("--most", type=int, default=20, help="pictures of a person at most")
+    sub.add_argument("--fmr", type=float, default=1e-3, help="of everybody, sets the one threshold")
+    sub.add_argument("--captures", type=int, default=1, help="captures fused per picture")
+
+    sub = command("judge", judge_command, "how well the judge of attacks recognises clean pictures")
+    _images(sub)
+    sub.add_argument("--pairs", type=Path, metavar="CSV", required=True, help="fold,img1,img2,same")
+    sub.add_argument("--judge", default=resnet34.NAME, metavar="face-api|FILE")
+    sub.add_argument(
+        "--judge-images", type=Path, required=True, help="labelled npz pack that sets its threshold"
+    )
+
+    sub = command("front", front_command, "plot accuracy against recovery, from result files")
+    _results(sub)
+    sub.add_argument("--out", type=Path, required=True, help="png, svg or pdf to write")
+    sub.add_argument("--title", default="")
+
+    sub = command("table", table_command, "the trade-off table in Markdown, with the commands of every row")
+    _results(sub)
+    sub.add_argument("--out", type=Path, help="page to write; default: stdout, before the figures")
+
     attacks = commands.add_parser("attack", help="attack what leaves a terminal, or a template")
     kinds = attacks.add_subparsers(dest="attack", required=True)
     for name in ATTACKS:
@@ -556,21 +741,28 @@ def parser() -> argparse.ArgumentParser:
         _attack(sub, name)
 
     sub = command("report", report_command, "write the page of attacks from result files")
-    sub.add_argument("--results", type=Path, required=True, help="folder of JSON results written with --out")
+    _results(sub)
     sub.add_argument("--out", type=Path, required=True, dest="out", help="page to write")
     sub.add_argument(
         "--note", default="", help="what a reader must know about these results, after the introduction"
     )
     sub.add_argument("--pictures", action="store_true", help="also recover the public-domain portrait")
+    sub.set_defaults(uniform=())
     _protection_options(sub)
     sub.add_argument("--steps", type=int, default=150)
     return top
 
 
+def _results(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--results", type=Path, nargs="+", required=True, help="folders of JSON results written with --out"
+    )
+
+
 def _common(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--threads", type=int, help="threads to compute in; default: the cores there are")
-    if "report" not in sub.prog.split():
+    if sub.prog.split()[-1] not in WRITERS:
         sub.add_argument("--out", type=Path, help="also write the figures to this file")
 
 
@@ -601,45 +793,75 @@ def _protection_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--profile", action="append", metavar="NAME|FILE.json", help="profile to attack; repeat; default: all"
     )
-    sub.add_argument("--float", action="store_true", help="also the profiles' noise before quantisation")
     sub.add_argument(
-        "--uniform", type=float, nargs="*", default=[], metavar="EPSILON", help="also uniform budgets"
+        "--float", action=argparse.BooleanOptionalAction, help="also the profiles' noise before quantisation"
+    )
+    sub.add_argument("--uniform", type=float, nargs="*", metavar="EPSILON", help="also uniform budgets")
+    sub.add_argument(
+        "--transforms", nargs="+", choices=("critical", "paper"), help="of the rows to compare with"
     )
     sub.add_argument(
-        "--baselines", action="store_true", help="also no protection, and the public code's noise"
+        "--baselines",
+        action=argparse.BooleanOptionalAction,
+        help="also no protection, and the public code's noise",
     )
 
 
 def _attack(sub: argparse.ArgumentParser, name: str) -> None:
+    """Options whose default is None are filled by `_settle`: from --setting, else from DEFAULTS."""
     _images(sub)
     _labels(sub)
     _protection_options(sub)
-    sub.add_argument("--count", type=int, default=100, help="people attacked")
+    sub.add_argument("--setting", choices=tuple(SETTINGS), help="small: minutes; full: what the page reports")
+    sub.add_argument("--count", type=int, help="people attacked")
     sub.add_argument(
-        "--judge", type=Path, help="TorchScript recogniser that has nothing to do with the model"
+        "--judge",
+        default=resnet34.NAME,
+        metavar="face-api|FILE|none",
+        help="recogniser that has nothing to do with the model: face-api, or a TorchScript file",
     )
+    sub.add_argument("--judge-images", type=Path, help="labelled npz pack that sets the judge's threshold")
     if name in ("linear", "averaging", "template"):
-        sub.add_argument("--steps", type=int, default=200 if name == "template" else 150)
+        sub.add_argument("--steps", type=int)
     if name == "linear":
         sub.add_argument("--captures", type=int, default=1)
         sub.add_argument("--closed-form", action="store_true", help="Wiener estimate (critical only)")
     if name in ("learned", "averaging"):
-        counts = [1] if name == "learned" else list(CAPTURES)
-        sub.add_argument("--captures", type=int, nargs="+", default=counts, help="captures averaged")
+        sub.add_argument("--captures", type=int, nargs="+", help="captures averaged")
         sub.add_argument("--checkpoints", type=Path, help="folder of networks; training resumes from it")
+    if name == "learned":
+        sub.add_argument(
+            "--further",
+            type=int,
+            metavar="PASSES",
+            help="networks after the first of a transform start from the one before, and train this much",
+        )
     if name == "averaging":
-        sub.add_argument("--learned", action="store_true", help="also by a U-Net trained on averages")
-        sub.add_argument("--people", type=int, default=20, help="people whose different crops are averaged")
+        sub.add_argument(
+            "--learned", action=argparse.BooleanOptionalAction, help="also by a U-Net trained on averages"
+        )
+        sub.add_argument("--people", type=int, help="people whose different crops are averaged")
     if name == "linkage":
-        sub.add_argument("--pairs", type=int, nargs="+", default=list(PAIR_COUNTS))
+        sub.add_argument("--pairs", type=int, nargs="+")
+    if name == "template":
+        sub.add_argument("--inverted", type=int, help="templates that pictures are made from")
     if name != "linear":
         sub.add_argument(
             "--train-images", type=Path, help="faces the attacker trains on; default: people not attacked"
         )
-        sub.add_argument("--train-count", type=int, default=10_000)
+        sub.add_argument("--train-count", type=int)
     if name in ("learned", "averaging", "linkage"):
-        sub.add_argument("--passes", type=int, default=40_000, help="faces shown in training")
+        sub.add_argument("--passes", type=int, help="faces shown in training")
         sub.add_argument("--minutes", type=float, help="stop each training after this long")
+
+
+def _settle(options: argparse.Namespace) -> None:
+    """Fill in what was not asked for: by the setting, else by the defaults of the attack."""
+    chosen = {**DEFAULTS, **SETTINGS.get(options.setting, {}).get("every", {})}
+    chosen |= SETTINGS.get(options.setting, {}).get(options.attack, {})
+    for name, value in chosen.items():
+        if getattr(options, name, 0) is None:
+            setattr(options, name, value)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -650,8 +872,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (data.DataError, ModelError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    line = json.dumps({"command": options.command} | figures)
-    if getattr(options, "out", None) and options.command != "report":
+    given = front.plain_arguments(sys.argv[1:] if arguments is None else arguments)
+    line = json.dumps({"command": options.command, "arguments": given} | figures)
+    if getattr(options, "out", None) and options.command not in WRITERS:
         options.out.write_text(line + "\n", encoding="utf-8")
     print(line)
     return 0

@@ -160,6 +160,18 @@ def pack_identities(path: Path | str, *, leave_out: str | None = None) -> dict[s
     return {f"{i:06d}": str(identities[labels[i]]) for i in kept}
 
 
+def pack_columns(path: Path | str, columns: str) -> dict[str, dict[str, str]]:
+    """Of the columns named (separated by commas) those that an npz pack holds a value of for every picture:
+    column -> name -> value."""
+    found: dict[str, dict[str, str]] = {}
+    with np.load(Path(path), allow_pickle=False) as pack:
+        count = len(pack["offsets"]) - 1
+        for column in columns.split(","):
+            if column in pack and pack[column].shape == (count,):
+                found[column] = {f"{i:06d}": str(value) for i, value in enumerate(pack[column])}
+    return found
+
+
 # --- pairs and labels -------------------------------------------------------------------------------------
 
 

@@ -26,10 +26,10 @@ NOT_RUN = "not run yet"
 Row = Mapping[str, Any]
 
 
-def read_results(folder: Path) -> list[dict[str, Any]]:
-    """Every JSON result in a folder, in the order of their names. Raises DataError."""
+def read_results(*folders: Path) -> list[dict[str, Any]]:
+    """Every JSON result in the folders, in the order of their names. Raises DataError."""
     results = []
-    for file in sorted(folder.glob("*.json")):
+    for file in (file for folder in folders for file in sorted(folder.glob("*.json"))):
         try:
             result = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,61 @@ def by_group(
                 figures |= {name: wrong / trials, f"{name}_interval": [interval.low, interval.high]}
         result[group] = figures
     return result
+
+
+def evenly(identities: Mapping[str, str], most: int, *, seed: int) -> list[str]:
+    """At most so many pictures of everybody, drawn by the seed: the well photographed do not decide alone."""
+    rng = np.random.default_rng(seed)
+    taken: dict[str, int] = {}
+    names = []
+    for name in rng.permutation(sorted(identities)):
+        person = identities[str(name)]
+        taken[person] = taken.get(person, 0) + 1
+        if taken[person] <= most:
+            names.append(str(name))
+    return sorted(names)
+
+
+def all_pairs_by_group(
+    vectors: Mapping[str, NDArray[np.float32]],
+    identities: Mapping[str, str],
+    labels: Mapping[str, Mapping[str, str]],
+    columns: Sequence[str],
+    fmr: float,
+) -> dict[str, Any]:
+    """FNMR and FMR of every group of each column at the threshold that lets `fmr` of all strangers in.
+
+    Strangers are compared inside their group, where they are more alike than strangers at large. Pairs share
+    pictures, so Wilson's intervals are too narrow; `people` says how many stand behind a group.
+    """
+    names = list(vectors)
+    matrix = np.stack([vectors[name] for name in names])
+    people = np.unique([identities[name] for name in names], return_inverse=True)[1]
+    scores = matrix @ matrix.T
+    later = np.triu(np.ones(scores.shape, bool), k=1)
+    different = people[:, None] != people[None, :]
+    threshold = metrics.threshold_at(scores[later & different], fmr)
+    figures: dict[str, Any] = {"threshold": threshold, "fmr_target": fmr, "people": int(people.max()) + 1}
+    groups: dict[str, Any] = {}
+    for column in columns:
+        values = np.array([group_of(labels.get(name, {}).get(column, ""), column) for name in names])
+        if not (values != "").any():
+            raise DataError(f"no picture has a label {column!r}")
+        groups[column] = {}
+        for value in sorted(set(values) - {""}):
+            inside = later & (values == value)[:, None] & (values == value)[None, :]
+            row: dict[str, Any] = {"people": len(np.unique(people[values == value]))}
+            for key, kind, wrong in (
+                ("fnmr", ~different, scores < threshold),
+                ("fmr", different, scores >= threshold),
+            ):
+                trials, errors = int((inside & kind).sum()), int((inside & kind & wrong).sum())
+                row[f"{key}_trials"] = trials
+                if trials:
+                    interval = metrics.wilson(errors, trials)
+                    row |= {key: errors / trials, f"{key}_interval": [interval.low, interval.high]}
+            groups[column][value] = row
+    return figures | {"groups": groups}
 
 
 # --- IJB --------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from torch.nn import functional
 from recognition.budget import PrivacyProfile
 from recognition.evaluation.attacks.observation import Coded, Observation, Protection
 from recognition.evaluation.attacks.operator import BLOCK, SIDE, Misfit, crops_from_planes, planes_from_crops
+from recognition.evaluation.captures import in_parallel
 
 # Total-variation weight per plane (Y, Cb, Cr), in 1/levels. The negative log of a Laplace prior on the
 # steps between neighbouring pixels would be 8 times this and blurs; this was best in SSIM on generated
@@ -90,8 +91,8 @@ def attack(
     captures: how many independently protected copies of the same crop the attacker holds. closed_form:
     `wiener` instead of the iterative estimate (critical only).
     """
-    recovered = []
-    for start in range(0, len(crops), batch):
+
+    def recovered(start: int) -> np.ndarray:
         part = crops[start : start + batch]
         observation = protection.observe(part, captures=captures, seed=seed + start)
         mean_colour = planes_from_crops(part).mean(dim=(2, 3))
@@ -100,8 +101,9 @@ def attack(
             if closed_form
             else recover(observation, mean_colour, steps=steps, tv=tv)
         )
-        recovered.append(crops_from_planes(x))
-    return np.concatenate(recovered)
+        return crops_from_planes(x)
+
+    return np.concatenate(in_parallel(recovered, range(0, len(crops), batch)))
 
 
 def linear_attack(

@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn import functional
 
 from recognition.backbone import Backbone, build_backbone
 from recognition.budget import PrivacyProfile
 from recognition.evaluation import metrics
 from recognition.evaluation.attacks.observation import Coded
+from recognition.evaluation.attacks.replicas import NATIVE_BF16, Replicas
 
 LINK_FMR = 1e-3
+MOST_EPOCHS = 60  # showings of one pair beyond which few pairs teach nothing new
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ class Distillation:
     batch: int = 32
     learning_rate: float = 2e-3
     seed: int = 0
+
+
+def centred(vectors: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, D) less a mean, brought to unit length."""
+    moved = vectors - mean
+    return np.asarray(moved / np.linalg.norm(moved, axis=1, keepdims=True), np.float32)
 
 
 class Linker:
@@ -63,6 +72,7 @@ class Linker:
         """
         plan = self.distillation
         optimiser = torch.optim.AdamW(self.network.parameters(), lr=plan.learning_rate, weight_decay=0.02)
+        replicas = Replicas(self.network)
         rng, started, passes = np.random.default_rng(plan.seed), time.monotonic(), 0
         while passes < plan.passes and (minutes is None or time.monotonic() - started < 60 * minutes):
             rows = rng.integers(len(crops), size=plan.batch)
@@ -73,17 +83,19 @@ class Linker:
             share = passes / plan.passes
             for group in optimiser.param_groups:
                 group["lr"] = plan.learning_rate * max(0.02, min(1.0, 2.0 * (1 - share)))
-            self.network.train()
-            predicted = functional.normalize(
-                self.network(torch.from_numpy(self.profile.values_of(codes)), self.gain)
+            values, wanted = torch.from_numpy(self.profile.values_of(codes)), torch.from_numpy(targets[rows])
+            loss = replicas.gradients(
+                plan.batch, lambda network, part, v=values, w=wanted: self._loss(network, v[part], w[part])
             )
-            loss = (1 - (predicted * torch.from_numpy(targets[rows])).sum(dim=1)).mean()
-            optimiser.zero_grad()
-            loss.backward()
             optimiser.step()
             passes += plan.batch
-            progress(passes, float(loss.detach()))
+            progress(passes, loss)
         return passes
+
+    def _loss(self, network: nn.Module, values: Tensor, wanted: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=NATIVE_BF16):
+            raw = network(values, self.gain)
+        return (1 - (functional.normalize(raw.float()) * wanted).sum(dim=1)).mean()
 
     @torch.inference_mode()
     def read(self, crops: NDArray[np.uint8], *, seed: int) -> NDArray[np.float32]:

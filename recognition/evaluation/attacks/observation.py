@@ -18,9 +18,7 @@ from torch import Tensor
 
 from recognition.budget import PrivacyProfile
 from recognition.evaluation.attacks.operator import Operator, planes_from_crops
-from recognition.frequency import to_frequency
-from recognition.noise import perturb
-from recognition.types import FaceCrop
+from recognition.evaluation.captures import Drawer, features_of, in_parallel
 
 # Variance given to coefficients that carry no noise at all, in squared coefficient units: keeps 1/variance
 # finite.
@@ -135,21 +133,32 @@ class Coded:
     def _reader(self) -> CodeReader:
         return CodeReader(self.profile)
 
+    @cached_property
+    def _drawer(self) -> Drawer:
+        return Drawer(self.profile)
+
     def draw(self, crops: NDArray[np.uint8], *, captures: int, seed: int) -> NDArray[np.uint8]:
         """(N, captures, C, B, B) codes. Seeded, so an experiment can be repeated; a terminal's are not."""
         rng = np.random.default_rng(seed)
-        codes = np.empty((len(crops), captures, *self.profile.shape), np.uint8)
-        for n, crop in enumerate(crops):
-            features = to_frequency(FaceCrop(crop), self.profile.transform)
-            for k in range(captures):
-                codes[n, k] = perturb(features, self.profile, rng.bytes).codes
-        return codes
+        features = features_of(crops, self.profile.transform)
+        streams = rng.bytes(len(crops) * captures * self._drawer.bytes_per_capture)
+        codes = self._drawer.codes(np.repeat(features, captures, axis=0), streams)
+        return codes.reshape(len(crops), captures, *self.profile.shape)
 
     def observe(self, crops: NDArray[np.uint8], *, captures: int, seed: int) -> Observation:
         values = np.zeros((len(crops), *self.profile.shape), np.float32)
-        for n in range(len(crops)):  # one crop at a time: 64 captures of `paper` are 150 MB of codes
-            codes = self.draw(crops[n : n + 1], captures=captures, seed=seed + n)[0]
-            values[n] = np.mean([self._reader.expected(code) for code in codes], axis=0)
+        reader, _ = self._reader, self._drawer  # made here, not in the threads
+        at_once = max(1, 2_400_000 // self.profile.scale.size)  # captures: of `paper` one is 2.4 MB of codes
+
+        def mean_of(n: int) -> None:
+            total = np.zeros(self.profile.shape)
+            for first in range(0, captures, at_once):
+                count = min(at_once, captures - first)
+                codes = self.draw(crops[n : n + 1], captures=count, seed=(seed + n) * 1009 + first)[0]
+                total += np.sum([reader.expected(code) for code in codes], axis=0)
+            values[n] = total / captures
+
+        in_parallel(mean_of, range(len(crops)))
         unbiased, variance = self._reader.unbiased(values, captures)
         return Observation(
             Operator(self.profile.transform),
@@ -251,6 +260,7 @@ def _mean_laplace(scale: Tensor, shape: torch.Size, captures: int, seed: int) ->
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(shape)
     for _ in range(captures):
-        uniform = torch.rand(shape, generator=generator) - 0.5
-        total -= torch.sign(uniform) * torch.log1p(-(2 * uniform.abs()).clamp_max(1 - 1e-7))
-    return total / captures * scale
+        # The difference of two exponential variables of rate 1 is a Laplace variable of scale 1.
+        total += torch.empty(shape).exponential_(generator=generator)
+        total -= torch.empty(shape).exponential_(generator=generator)
+    return total.div_(captures).mul_(scale)

@@ -171,4 +171,5 @@ def _write(path: Path, content: bytes) -> None:
     descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+    Path(unfinished).chmod(0o644)
     Path(unfinished).replace(path)

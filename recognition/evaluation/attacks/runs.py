@@ -25,8 +25,10 @@ from recognition.evaluation.attacks.observation import (
     Protection,
     PublicCode,
 )
+from recognition.evaluation.captures import features_of, in_parallel
 from recognition.evaluation.data import DataError
 from recognition.evaluation.embedding import Embedder, ProtectedEmbedder, randomness
+from recognition.frequency import SHAPES
 from recognition.payload import pack
 from recognition.recognizer import Recognizer
 from recognition.types import FaceCrop, PerturbedFeatures
@@ -63,23 +65,65 @@ def choose_victims(images: Mapping[str, FaceCrop], identities: Mapping[str, str]
     return Victims(crops, others, tuple(people))
 
 
+CLIP_QUANTILE = 0.0005  # of a channel's values at either end, as training has it
+LIVE = 0.02  # coefficient units; a channel with a smaller range has nothing in it
+VALUES_A_CHANNEL = 200_000
+
+
+def measured_profile(transform: str, crops: NDArray[np.uint8], *, seed: int = 0) -> PrivacyProfile:
+    """Clip ranges and deviations of a transform over crops uint8 (N, 112, 112, 3), with one budget for every channel:
+    what rows of uniform budgets are made from where no profile of that transform is at hand."""
+    rng = np.random.default_rng(seed)
+    places = SHAPES[transform][1] * SHAPES[transform][2]
+    each = max(1, min(places, VALUES_A_CHANNEL // len(crops)))
+
+    def values(start: int) -> NDArray[np.float32]:
+        found = features_of(crops[start : start + 4], transform)
+        return (
+            found.reshape(len(found), len(found[0]), -1)[:, :, chosen]
+            .swapaxes(0, 1)
+            .reshape(len(found[0]), -1)
+        )
+
+    chosen = rng.choice(places, each, replace=False)
+    seen = np.concatenate(in_parallel(values, range(0, len(crops), 4)), axis=1)
+    low, high = np.quantile(seen, [CLIP_QUANTILE, 1 - CLIP_QUANTILE], axis=1).astype(np.float64)
+    live = high - low > LIVE
+    return PrivacyProfile(
+        name=f"ranges of {transform}",
+        transform=transform,
+        low=low,
+        high=high,
+        channel_epsilon=np.where(live, 1.0, 0.0),
+        position_weight=np.ones(SHAPES[transform][1:]),
+        bits=np.where(live, 4, 0),
+        step=np.where(live, 1.0, 0.0),
+        deviation=seen.std(axis=1, dtype=np.float64),
+    )
+
+
 def uniform(profile: PrivacyProfile, epsilon: float) -> FloatNoise:
-    """The same ranges with one budget for every live coefficient, as floats: a row to compare with."""
-    live = profile.high - profile.low > 0.02  # coefficient units; less is a channel without content
+    """The same ranges with one budget for every live coefficient, epsilon on average over all, as floats: a row to
+    compare with."""
+    live = profile.high - profile.low > LIVE
+    name = f"uniform, epsilon_mean {epsilon:g} ({profile.transform}), float"
     even = replace(
         profile,
-        name=f"uniform {epsilon:g}",
-        channel_epsilon=np.where(live, epsilon, 0.0),
+        name=name,
+        channel_epsilon=np.where(live, epsilon * live.size / live.sum(), 0.0),
         position_weight=np.ones_like(profile.position_weight),
         bits=np.where(live, 4, 0),
         step=np.where(live, 1.0, 0.0),
     )
-    return FloatNoise(even, f"uniform budgets ({profile.transform}), float")
+    return FloatNoise(even, name)
 
 
-def baselines() -> list[Protection]:
+def baselines(transforms: Sequence[str] = ("paper", "critical")) -> list[Protection]:
     """What a picture is worth without noise, and under the noise of the method's public code."""
-    return [Nothing("paper"), Nothing("critical"), PublicCode()]
+    return [
+        *(Nothing(transform) for transform in transforms),
+        *([PublicCode()] if "paper" in transforms else []),
+    ]
 
 
 def describe(protection: Protection) -> dict[str, Any]:
@@ -149,19 +193,32 @@ def run_learned(
     training: Training,
     checkpoints: Path | None = None,
     minutes: float | None = None,
+    further: int | None = None,
     captures: Sequence[int] = (1,),
     seed: int = 1,
     report: Report = silent,
 ) -> list[dict[str, Any]]:
-    """Train a U-Net for each protection (or resume it), then attack with each number of captures."""
+    """Train a U-Net for each protection (or resume it), then attack with each number of captures.
+
+    further: faces shown to every network after the first of its transform, which starts from the one before it;
+    None: every network starts from nothing and sees all of training.passes.
+    """
     rows = [flat_row(victims, judge)]
+    before: dict[str, LearnedAttack] = {}
     for protection in protections:
-        attack = trained(protection, training_crops, training, checkpoints, minutes=minutes, report=report)
+        transform = describe(protection)["transform"]
+        start = before.get(transform) if further is not None else None
+        plan = training if start is None or further is None else replace(training, passes=further)
+        attack = trained(
+            protection, training_crops, plan, checkpoints, minutes=minutes, start=start, report=report
+        )
+        before[transform] = attack
         for k in captures:
             recovered = attack.attack(victims.crops, captures=k, seed=seed)
             rows.append(
                 describe(protection)
                 | {"captures": k, "training_faces": len(training_crops), "training_passes": attack.passes}
+                | ({} if start is None else {"started_from": start.protection.name})
                 | recovery.figures_of(recovered, victims.crops, judge, victims.others)
             )
     return rows
@@ -174,16 +231,17 @@ def trained(
     checkpoints: Path | None,
     *,
     minutes: float | None = None,
+    start: LearnedAttack | None = None,
     report: Report = silent,
 ) -> LearnedAttack:
-    """A U-Net for a protection: resumed from its file under `checkpoints` when there is one, trained to the
-    end."""
+    """A U-Net for a protection: resumed from its file under `checkpoints` when there is one, else started from
+    another, and trained to the end."""
     file = None
     if checkpoints is not None:
         checkpoints.mkdir(parents=True, exist_ok=True)
         plain = "".join(c if c.isalnum() else "-" for c in protection.name)
         file = checkpoints / f"{plain}-{'-'.join(map(str, training.captures))}.pt"
-    attack = LearnedAttack(protection, training, file)
+    attack = LearnedAttack(protection, training, file, start=start)
 
     def told(passes: int, loss: float) -> None:
         report(f"{protection.name}: loss {loss:.3f}", passes / training.passes)
@@ -245,14 +303,13 @@ def _different_crops(
     steps: int,
     seed: int,
 ) -> dict[str, Any]:
-    recovered = np.stack(
-        [
-            averaging.recover_person(
-                protection, crops[:k], seed=seed + n, solver=lambda o, c: linear.recover(o, c, steps=steps)
-            )
-            for n, crops in enumerate(people.values())
-        ]
-    )
+    def recovered_of(numbered: tuple[int, NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        n, crops = numbered
+        return averaging.recover_person(
+            protection, crops[:k], seed=seed + n, solver=lambda o, c: linear.recover(o, c, steps=steps)
+        )
+
+    recovered = np.stack(in_parallel(recovered_of, list(enumerate(people.values()))))
     first = np.stack([crops[0] for crops in people.values()])
     held_out = np.stack([crops[-1] for crops in people.values()])
     return recovery.figures_of(recovered, first, judge, held_out)
@@ -266,33 +323,50 @@ def run_linkage(
     *,
     pairs: Sequence[int],
     distillation: linkage.Distillation,
+    model: Model | None = None,
     minutes: float | None = None,
     seed: int = 0,
     report: Report = silent,
 ) -> list[dict[str, Any]]:
     """Linkage at each n. The judge is the attacker's recogniser; probes are captures of the victims' crops,
-    the gallery is their other pictures. First the ceiling: the attacker's recogniser on unprotected
-    probes."""
+    the gallery is their other pictures. First the ceiling, the attacker's recogniser on unprotected probes; then, with
+    no pair at all, the model under attack where it is given: it is public, and reads captures by trade."""
     if victims.others is None:
         raise DataError("linkage needs a second picture of everybody, for the gallery")
-    gallery = judge.embed(victims.others)
-    ceiling = linkage.linkage_figures(judge.embed(victims.crops), gallery)
+    targets = judge.embed(training_crops[: max(pairs)])
+    mean = targets.mean(
+        axis=0
+    )  # a recogniser's vectors may share most of their direction: compare what they do not
+    gallery = linkage.centred(judge.embed(victims.others), mean)
+    ceiling = linkage.linkage_figures(linkage.centred(judge.embed(victims.crops), mean), gallery)
     rows: list[dict[str, Any]] = [
         {"protection": "none: the attacker's recogniser on pictures", "pairs": None} | ceiling
     ]
-    targets = judge.embed(training_crops[: max(pairs)])
+    targets = linkage.centred(targets, mean)
     for profile in profiles:
+        if model is not None and profile.hash in {one.profile.hash for one in model.accepted}:
+            embedder = ProtectedEmbedder(Recognizer(model), profile, randomness(seed))
+            own = linkage.linkage_figures(_embed(embedder, victims.crops), _embed(embedder, victims.others))
+            rows.append(describe(Coded(profile)) | {"attacker": "the public model", "pairs": 0} | own)
         for n in pairs:
             if n > len(training_crops):
                 raise DataError(f"{n} pairs were asked for, there are {len(training_crops)} training faces")
 
-            def told(passes: int, loss: float, n: int = n, name: str = profile.name) -> None:
-                report(f"{name}, {n} pairs: loss {loss:.3f}", passes / distillation.passes)
+            plan = replace(distillation, passes=min(distillation.passes, n * linkage.MOST_EPOCHS))
 
-            linker = linkage.Linker(profile, targets.shape[1], distillation)
+            def told(
+                passes: int, loss: float, n: int = n, name: str = profile.name, total: int = plan.passes
+            ) -> None:
+                report(f"{name}, {n} pairs: loss {loss:.3f}", passes / total)
+
+            linker = linkage.Linker(profile, targets.shape[1], plan)
             passes = linker.distil(training_crops[:n], targets[:n], minutes=minutes, progress=told)
             figures = linkage.linkage_figures(linker.read(victims.crops, seed=seed), gallery)
-            rows.append(describe(Coded(profile)) | {"pairs": n, "training_passes": passes} | figures)
+            rows.append(
+                describe(Coded(profile))
+                | {"attacker": "distilled", "pairs": n, "training_passes": passes}
+                | figures
+            )
     return rows
 
 
@@ -306,10 +380,11 @@ def run_template(
     keys: tuple[bytes, bytes],
     steps: int = 200,
     known_pairs: Sequence[int] = (64, 256, 1024),
+    inverted: int = 40,
     seed: int = 0,
     report: Report = silent,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Unlinkability across keys, and inversion of enrolled templates under three kinds of knowledge.
+    """Unlinkability across keys, and inversion of the first `inverted` templates under three kinds of knowledge.
 
     accepted_by_system: the recovered picture, shown to a terminal, is matched with the template it came
     from at the threshold for a gallery of one at FPIR 1e-3. accepted: the judge sees the person in it.
@@ -319,6 +394,8 @@ def run_template(
     enrolled = _embed(embedder, victims.crops)
     second = _embed(embedder, victims.crops if victims.others is None else victims.others)
     figures = template.unlinkability_figures(enrolled, second, keys=keys)
+    figures["same_person_shown_twice"] = "one picture" if victims.others is None else "two pictures"
+    enrolled = enrolled[:inverted]
     stored = template.protected(enrolled, keys[0])
     known = {"key known": template.unrotated(stored, keys[0]), "key secret": stored}
     usable = [n for n in known_pairs if n <= len(public_crops)]
@@ -331,15 +408,17 @@ def run_template(
     mean_face = public_crops.mean(axis=0).round().astype(np.uint8)
     rows = []
     for name, vectors in known.items():
+        steps_done = [0]
 
-        def told(step: int, name: str = name) -> None:
-            report(name, step / steps)
+        def told(done: int, name: str = name, so_far: list[int] = steps_done) -> None:
+            so_far[0] += done
+            report(name, so_far[0] / (steps * len(enrolled)))
 
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         pictures = template.invert(
             unit.astype(np.float32), model.backbone, profile, mean_face, steps=steps, progress=told
         )
-        scores = (_embed(embedder, pictures) * enrolled).sum(axis=1)
+        scores = (_embed(embedder, pictures) * enrolled).sum(axis=1)  # the picture, held up to a terminal
         hits = int(np.sum(scores >= threshold))
         interval = metrics.wilson(hits, len(scores))
         rows.append(
@@ -348,7 +427,12 @@ def run_template(
                 "accepted_by_system": hits / len(scores),
                 "accepted_by_system_interval": [interval.low, interval.high],
             }
-            | recovery.figures_of(pictures, victims.crops, judge, victims.others)
+            | recovery.figures_of(
+                pictures,
+                victims.crops[:inverted],
+                judge,
+                None if victims.others is None else victims.others[:inverted],
+            )
         )
     return figures | {"system_threshold": threshold}, rows
 

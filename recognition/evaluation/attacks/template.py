@@ -22,8 +22,12 @@ from recognition.budget import PrivacyProfile
 from recognition.evaluation import metrics
 from recognition.evaluation.attacks.linear import total_variation
 from recognition.evaluation.attacks.operator import Operator, crops_from_planes, planes_from_crops
+from recognition.evaluation.attacks.replicas import NATIVE_BF16
+from recognition.evaluation.captures import in_parallel
 from recognition.protection import protect, rotation
 from recognition.types import Embedding
+
+PART = 8  # pictures that one thread looks for at once
 
 
 def protected(vectors: NDArray[np.float32], key: bytes) -> NDArray[np.float32]:
@@ -76,21 +80,30 @@ def invert(
     """Pictures, uint8 (N, 112, 112, 3), whose noise-free features the model embeds near the vectors (N, D).
 
     White box: gradient ascent on the cosine through the model, which is public, with a total-variation
-    prior of the weight given, from `start` (112, 112, 3), the mean of faces the attacker has.
+    prior of the weight given, from `start` (112, 112, 3), the mean of faces the attacker has. progress is told
+    pictures times steps.
     """
     operator, gain = Operator(profile.transform), torch.from_numpy(profile.gain)
     low, high = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (profile.low, profile.high))
-    targets = torch.from_numpy(vectors)
-    planes = planes_from_crops(start[None]).repeat(len(vectors), 1, 1, 1).requires_grad_()
-    optimiser = torch.optim.Adam([planes], lr=2.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, eta_min=0.02)
+    first = planes_from_crops(start[None])
     backbone.eval()
-    for step in range(steps):
-        features: Tensor = operator.forward(planes).clamp(low, high)
-        embedded = functional.normalize(backbone(features, gain))
-        loss = (1 - (embedded * targets).sum(dim=1)).sum() + prior * total_variation(planes).sum()
-        (planes.grad,) = torch.autograd.grad(loss, planes)  # of the picture alone: the model stays as it is
-        optimiser.step()
-        schedule.step()
-        progress(step + 1)
-    return crops_from_planes(planes.detach())
+
+    def inverted(place: int) -> NDArray[np.uint8]:
+        targets = torch.from_numpy(vectors[place : place + PART])
+        planes = first.repeat(len(targets), 1, 1, 1).requires_grad_()
+        optimiser = torch.optim.Adam([planes], lr=2.0)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, eta_min=0.02)
+        for _ in range(steps):
+            features: Tensor = operator.forward(planes).clamp(low, high)
+            with torch.autocast("cpu", torch.bfloat16, enabled=NATIVE_BF16):
+                raw = backbone(features, gain)
+            embedded = functional.normalize(raw.float())
+            loss = (1 - (embedded * targets).sum(dim=1)).sum() + prior * total_variation(planes).sum()
+            # Of the picture alone: the model stays as it is.
+            (planes.grad,) = torch.autograd.grad(loss, planes)
+            optimiser.step()
+            schedule.step()
+            progress(len(targets))
+        return crops_from_planes(planes.detach())
+
+    return np.concatenate(in_parallel(inverted, range(0, len(vectors), PART)))

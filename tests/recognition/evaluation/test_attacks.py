@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +15,7 @@ import torch
 
 from recognition.budget import PrivacyProfile
 from recognition.evaluation import metrics
-from recognition.evaluation.attacks import linear, linkage, recovery, runs, template
+from recognition.evaluation.attacks import linear, linkage, recovery, resnet34, runs, template
 from recognition.evaluation.attacks.averaging import recover_person
 from recognition.evaluation.attacks.judge import Judge, one_each
 from recognition.evaluation.attacks.learned import LearnedAttack, Training, ssim
@@ -23,10 +27,12 @@ from recognition.evaluation.attacks.operator import (
     crops_from_planes,
     planes_from_crops,
 )
+from recognition.evaluation.attacks.replicas import Replicas
 from recognition.evaluation.report import PORTRAIT_POINTS, portrait
+from recognition.fetch_models import Part
 from recognition.frequency import to_frequency
 from recognition.types import FaceCrop
-from tests.recognition.evaluation.faces import identities, people, write_judge
+from tests.recognition.evaluation.faces import CoarseJudge, identities, people, write_judge
 from tests.recognition.profiles import make_profile
 from tests.tiny_model import tiny_profile
 
@@ -231,10 +237,183 @@ def test_the_judges_threshold_lets_a_thousandth_of_strangers_pass(tmp_path: Path
     images = people(160, 1)
     judge = Judge.open(write_judge(tmp_path / "judge.pt"), images, identities(images))
     vectors = judge.embed(np.stack([images[name].pixels for name in sorted(images)]))
-    scores = (vectors @ vectors.T)[np.triu_indices(160, k=1)]
+    scores = judge.scores(vectors, vectors)[np.triu_indices(160, k=1)]
+    assert np.allclose(scores, (vectors @ vectors.T)[np.triu_indices(160, k=1)], atol=1e-6), "cosines"
     assert judge.comparisons == scores.size
     assert np.mean(scores >= judge.threshold) <= 1e-3
     assert judge.accepted(CROP, CROP).tolist() == [True]
+
+
+def tiny_weights(rng: np.random.Generator) -> tuple[bytes, bytes]:
+    """A manifest and weights of the judge's shape: every other tensor in 8 bits, as the published ones mix them."""
+    entries, blob = [], b""
+
+    def add(name: str, shape: tuple[int, ...], size: float, middle: float = 0.0) -> None:
+        nonlocal blob
+        entry: dict[str, object] = {"name": name, "shape": list(shape), "dtype": "float32"}
+        if len(entries) % 2:
+            entry["quantization"] = {"dtype": "uint8", "scale": 2 * size / 255, "min": middle - size}
+            blob += rng.integers(0, 256, int(np.prod(shape)), dtype=np.uint8).tobytes()
+        else:
+            blob += (middle + rng.uniform(-size, size, shape)).astype("<f4").tobytes()
+        entries.append(entry)
+
+    def convolution(name: str, side: int, inputs: int, outputs: int) -> None:
+        add(f"{name}/conv/filters", (side, side, inputs, outputs), (3 / (side * side * inputs)) ** 0.5)
+        add(f"{name}/conv/bias", (outputs,), 0.01)
+        add(f"{name}/scale/weights", (outputs,), 0.1, 1.0)
+        add(f"{name}/scale/biases", (outputs,), 0.1)
+
+    convolution("conv32_down", 7, 3, 32)
+    before = 32
+    for width, count in resnet34.STAGES:
+        names = ([f"conv{width}_down"] if width > 32 else []) + [f"conv{width}_{k + 1}" for k in range(count)]
+        for name in names:
+            convolution(f"{name}/conv1", 3, before, width)
+            convolution(f"{name}/conv2", 3, width, width)
+            before = width
+    convolution("conv256_down_out/conv1", 3, 256, 256)
+    convolution("conv256_down_out/conv2", 3, 256, 256)
+    add("fc", (256, 128), 0.1)
+    return json.dumps([{"weights": entries}]).encode(), blob
+
+
+def test_the_judges_weights_are_read_as_they_were_written() -> None:
+    manifest, blob = tiny_weights(np.random.default_rng(0))
+    weights = resnet34.decode_weights(manifest, blob)
+    entries = json.loads(manifest)[0]["weights"]
+    first, second = entries[0], entries[1]
+    count = int(np.prod(first["shape"]))
+    assert np.array_equal(weights[first["name"]].ravel(), np.frombuffer(blob, "<f4", count))
+    codes = np.frombuffer(blob, np.uint8, 32, 4 * count)
+    scale, least = second["quantization"]["scale"], second["quantization"]["min"]
+    assert weights[second["name"]] == pytest.approx(codes * scale + least, abs=1e-6)
+    for wrong in (blob[:-1], blob + b"x"):
+        with pytest.raises(ValueError, match=r"the weights end|belong to no tensor"):
+            resnet34.decode_weights(manifest, wrong)
+
+
+def test_the_judges_network_is_its_definition_step_by_step() -> None:
+    """Against the layers of face-api written out one operation at a time, scale and offset unfolded."""
+    weights = resnet34.decode_weights(*tiny_weights(np.random.default_rng(1)))
+    network = resnet34.ResNet34(weights).eval()
+    t = {name: torch.tensor(value) for name, value in weights.items()}
+
+    def convolution(x: torch.Tensor, name: str, stride: int) -> torch.Tensor:
+        filters = t[f"{name}/conv/filters"].permute(3, 2, 0, 1)
+        y = torch.nn.functional.conv2d(x, filters, None, stride, 1 if stride == 1 else 0)
+        y = y + t[f"{name}/conv/bias"].view(-1, 1, 1)
+        return y * t[f"{name}/scale/weights"].view(-1, 1, 1) + t[f"{name}/scale/biases"].view(-1, 1, 1)
+
+    crops = planes_of_rgb(CROP)
+    with torch.inference_mode():
+        grid = torch.nn.functional.affine_grid(network.placing, [1, 3, 150, 150], align_corners=False)
+        chip = torch.nn.functional.grid_sample(crops, grid, padding_mode="border", align_corners=False)
+        x = (chip - torch.tensor(resnet34.MEAN_RGB).view(1, 3, 1, 1)) / 255
+        x = torch.nn.functional.max_pool2d(convolution(x, "conv32_down", 2).relu(), 3, 2)
+        order = ["conv32_1", "conv32_2", "conv32_3", "conv64_down", "conv64_1", "conv64_2", "conv64_3"]
+        order += ["conv128_down", "conv128_1", "conv128_2", "conv256_down", "conv256_1", "conv256_2"]
+        for name in [*order, "conv256_down_out"]:
+            stride = 2 if "down" in name else 1
+            y = convolution(convolution(x, f"{name}/conv1", stride).relu(), f"{name}/conv2", 1)
+            if stride == 2:
+                x = torch.nn.functional.avg_pool2d(x, 2, 2)
+                larger = torch.zeros(1, x.shape[1] if y.shape[1] < x.shape[1] else y.shape[1], *x.shape[2:])
+                larger[:, : y.shape[1], : y.shape[2], : y.shape[3]] = y
+                widened = torch.zeros_like(larger)
+                widened[:, : x.shape[1]] = x
+                x, y = widened, larger
+            x = (x + y).relu()
+        expected = x.mean(dim=(2, 3)) @ t["fc"]
+        assert torch.allclose(network(crops), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def planes_of_rgb(crops: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(crops.copy()).permute(0, 3, 1, 2).float()
+
+
+def test_the_judge_is_fetched_once_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, blob = tiny_weights(np.random.default_rng(2))
+    fetched = []
+
+    def part(file: str, content: bytes) -> Part:
+        return Part(file, f"package/model/{file}", 0, len(content), hashlib.sha256(content).hexdigest())
+
+    package = replace(resnet34.PACKAGE, parts=(part("w.bin", blob), part("m.json", manifest)))
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for one, content in zip(package.parts, (blob, manifest), strict=True):
+            entry = tarfile.TarInfo(one.member)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    monkeypatch.setattr(resnet34, "PACKAGE", package)
+    monkeypatch.setattr(resnet34, "WEIGHTS", package.parts[0])
+    monkeypatch.setattr(resnet34, "MANIFEST", package.parts[1])
+    monkeypatch.setattr(resnet34, "find_registry", lambda: "https://registry.invalid/")
+    monkeypatch.setattr(
+        resnet34, "fetch_tarball", lambda p, registry, advance: fetched.append(p.name) or archive.getvalue()
+    )
+    for _ in range(2):
+        resnet34.load(tmp_path)
+    assert fetched == ["@vladmandic/face-api"]
+    (tmp_path / "w.bin").write_bytes(blob[:-1] + b"\0")
+    resnet34.load(tmp_path)
+    assert len(fetched) == 2, "an altered file is fetched again, not used"
+    assert (tmp_path / "w.bin").read_bytes() == blob
+
+
+def test_a_judge_of_distances_scores_by_distance() -> None:
+    judge = Judge(CoarseJudge(), threshold=0.5, comparisons=0, name="coarse", unit=False)
+    a, b = np.array([[1.0, 0.0]], np.float32), np.array([[0.0, 2.0], [1.0, 0.5]], np.float32)
+    assert judge.scores(a, b) == pytest.approx(np.array([[1 - 5 / 2, 1 - 0.25 / 2]]))
+
+
+def test_replicas_give_the_gradient_of_the_whole_batch() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Linear(5, 3)
+    x, wanted = torch.randn(20, 5), torch.randn(20, 3)
+    replicas = Replicas(network)
+    for _ in range(2):
+        loss = replicas.gradients(20, lambda n, part: (n(x[part]) - wanted[part]).square().mean())
+        by_parts = network.weight.grad.clone()
+        network.zero_grad()
+        whole = (network(x) - wanted).square().mean()
+        whole.backward()
+        assert torch.allclose(by_parts, network.weight.grad, atol=1e-6)
+        assert loss == pytest.approx(float(whole), abs=1e-5)
+        with torch.no_grad():
+            network.weight += 1  # the copies must follow
+
+
+def test_a_network_may_start_where_that_of_another_protection_ended() -> None:
+    crops = np.stack([crop.pixels for crop in people(2, 1).values()])
+    first = LearnedAttack(Coded(tiny_profile()), Training(passes=8, batch=2, width=4))
+    first.train(crops)
+    second = LearnedAttack(Nothing("critical"), Training(passes=4, batch=2, width=4), start=first)
+    ours, theirs = second.network.state_dict(), first.network.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    rows = runs.run_learned(
+        [Coded(tiny_profile()), Nothing("critical")],
+        runs.Victims(crops, None, ("a", "b")),
+        None,
+        crops,
+        training=Training(passes=8, batch=2, width=4),
+        further=4,
+    )
+    assert [row.get("started_from") for row in rows] == [None, None, "tiny"]
+    assert [row.get("training_passes") for row in rows] == [None, 8, 4]
+
+
+def test_ranges_are_measured_where_no_profile_gives_them() -> None:
+    crops = np.stack([crop.pixels for crop in people(3, 1).values()])
+    for transform in ("critical", "paper"):
+        base = runs.measured_profile(transform, crops)
+        even = runs.uniform(base, 2.0)
+        assert even.profile.epsilon_mean_per_coefficient == pytest.approx(2.0)
+        seen = to_frequency(FaceCrop(crops[0]), transform).values
+        outside = (seen < base.low[:, None, None]) | (seen > base.high[:, None, None])
+        assert outside[base.sent].mean() < 0.01
+    assert runs.uniform(base, 2.0).name != runs.uniform(base, 4.0).name, "each has a checkpoint of its own"
 
 
 def test_too_few_strangers_set_no_threshold(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from recognition.checkpoint import load_model
-from recognition.evaluation import report
-from recognition.evaluation.__main__ import main
+from recognition.evaluation import front, report
+from recognition.evaluation.__main__ import _settle, main, parser
 from recognition.recognizer import Recognizer
-from tests.recognition.evaluation.faces import people, write_judge, write_labels, write_tar
+from tests.recognition.evaluation.faces import people, write_judge, write_labels, write_pack, write_tar
 from tests.tiny_model import make_tiny_model
 
 
@@ -159,7 +159,7 @@ def test_every_attack_prints_its_figures_and_the_page_shows_them(
     assert report.NOT_RUN not in text
     linear = json.loads((results / "linear.json").read_text())
     assert f"{linear['ssim']:.3f}" in text and f"{linear['psnr']:.2f}" in text
-    assert "uniform budgets (critical), float" in text
+    assert "uniform, epsilon_mean 8 (critical), float" in text
 
 
 def test_what_cannot_be_done_is_said_on_stderr_with_status_2(
@@ -169,7 +169,7 @@ def test_what_cannot_be_done_is_said_on_stderr_with_status_2(
         (["verification", "--images", place / "faces.tar"], "--pairs is needed"),
         (["identification", "--images", place / "faces.tar"], "--labels is needed"),
         (["attack", "linkage", "--images", place / "faces.tar", "--labels", place / "labels.csv",
-          "--model", place / "tiny", "--count", "2"], "needs --judge"),
+          "--model", place / "tiny", "--count", "2", "--judge", "none"], "needs --judge"),
         (["verification", "--images", place / "faces.tar", "--pairs", place / "pairs.csv",
           "--model", "/nowhere/model"], "no usable model"),
     ):  # fmt: skip
@@ -184,3 +184,87 @@ def test_the_portrait_sheet_shows_the_crop_beside_its_recoveries() -> None:
 
     sheet = report.portrait_sheet([Nothing("critical")], steps=5)
     assert sheet.shape == (264, 464, 3) and sheet.dtype == np.uint8
+
+
+def test_groups_share_one_threshold_and_come_from_labels(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = figures(
+        capsys, "groups", "--images", place / "faces.tar", "--labels", place / "labels.csv",
+        "--groups", place / "labels.csv", "--by", "gender,age", "--model", place / "tiny", "--fmr", "0.01",
+    )  # fmt: skip
+    gender = result["groups"]["gender"]
+    assert {group: row["people"] for group, row in gender.items()} == {"f": 80, "m": 80}
+    assert gender["f"]["fnmr_trials"] == 80, "one pair of two pictures for everybody"
+    assert gender["f"]["fmr_trials"] == 160 * 158 / 2
+    assert gender["m"]["fmr"] < 0.05 and 0 <= gender["m"]["fnmr"] <= 1
+    assert set(result["groups"]["age"]) == {"30-44"}
+    assert main(["groups", "--images", str(place / "faces.tar"), "--labels", str(place / "labels.csv"),
+                 "--by", "skin_tone", "--model", str(place / "tiny")]) == 2  # fmt: skip
+    assert "no picture has a label 'skin_tone'" in capsys.readouterr().err
+
+
+def test_the_judge_is_measured_on_clean_pictures(
+    place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pack = write_pack(tmp_path / "strangers.npz", people(160, 1))
+    result = figures(
+        capsys, "judge", "--images", place / "faces.tar", "--pairs", place / "pairs.csv",
+        "--judge", place / "judge.pt", "--judge-images", pack,
+    )  # fmt: skip
+    assert result["accuracy"] == 1.0
+    assert result["judge"] == "judge.pt" and result["judge_impostor_comparisons"] == 160 * 159 / 2
+    assert {"fnmr_at_judge_threshold", "fmr_at_judge_threshold"} <= set(result)
+
+
+def test_front_and_table_join_accuracy_and_recovery_by_profile(
+    place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    assert main(["table", "--results", str(results)]) == 2
+    figures(
+        capsys, "verification", "--images", place / "faces.tar", "--pairs", place / "pairs.csv",
+        "--model", place / "tiny", "--out", results / "v.json",
+    )  # fmt: skip
+    capsys.readouterr()
+    assert main(["front", "--results", str(results), "--out", str(tmp_path / "f.png")]) == 2
+    assert "both a verification and a linear attack" in capsys.readouterr().err
+    linear = figures(
+        capsys, *attack_arguments(place, "linear", 3), "--steps", "3", "--out", results / "l.json"
+    )
+    drawn = figures(capsys, "front", "--results", results, "--out", tmp_path / "front.png")
+    assert drawn["points"] == 1 and (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert drawn["rows"][0]["ssim"] == linear["ssim"] and drawn["rows"][0]["accuracy"] == 1.0
+    assert drawn["references"]["mean colour alone"] == linear["rows"][0]["ssim"]
+    figures(capsys, "table", "--results", results, "--out", tmp_path / "table.md")
+    text = (tmp_path / "table.md").read_text()
+    assert "| 1 | tiny, tiny | critical |" in text and "100.00 %" in text
+    assert "python -m recognition.evaluation verification --images faces.tar --pairs pairs.csv" in text
+    assert str(place) not in text, "folders of this machine are nobody's business"
+
+
+def test_a_config_names_its_training_command() -> None:
+    result = {
+        "command": "verification", "protected": True, "captures": 1, "accuracy": 0.9, "profile_hash": "0" * 64,
+        "model": "small-critical-epsilon16-lambda3", "profile": "balanced", "transform": "critical",
+        "epsilon_mean_per_coefficient": 16.0, "fnmr_at_fmr_1e-3": 0.2, "pairs": 6000,
+    }  # fmt: skip
+    (point,) = front.read_points([result])
+    assert point.series == "critical + attacker" and point.config is not None
+    text = front.trade_off_table([point], twin=0.95)
+    assert "python -m recognition.training --config small-critical-epsilon16-lambda3" in text
+    assert "learned, attacker's weight 3" in text and "5.00 points" in text
+
+
+@pytest.mark.parametrize("setting", ["small", "full"])
+@pytest.mark.parametrize("kind", ["linear", "learned", "averaging", "linkage", "template"])
+def test_a_setting_fills_in_only_what_was_not_asked_for(setting: str, kind: str) -> None:
+    options = parser().parse_args(["attack", kind, "--images", "x.npz", "--setting", setting, "--count", "7"])
+    _settle(options)
+    assert options.count == 7
+    assert options.uniform is not None and options.baselines is not None and options.float is not None
+    assert all(getattr(options, name, 0) is not None for name in ("steps", "captures", "passes", "pairs"))
+    if kind == "linear":
+        assert set(options.transforms) == {"critical", "paper"}
+        assert len(options.uniform) == (7 if setting == "full" else 2)
