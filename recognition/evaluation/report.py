@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ def recovery_table(rows: Sequence[Row], *, attacker: bool = False) -> str:
         header.append("accepted as another picture")
     if attacker:
         header[2:2] = ["attacker", "captures of"]
+    trained = any("training_passes" in row for row in rows)
+    if trained:
+        header.append("faces shown in training")
     lines = []
     for row in rows:
         epsilon = row.get("epsilon_mean_per_coefficient")
@@ -77,18 +81,33 @@ def recovery_table(rows: Sequence[Row], *, attacker: bool = False) -> str:
             line.append(percent(row.get("accepted_other")))
         if attacker:
             line[2:2] = [str(row.get("attacker", "")), str(row.get("of", ""))]
+        if trained:
+            shown = row.get("training_passes")
+            before = f", after the row {row['started_from']}" if row.get("started_from") else ""
+            line.append("" if shown is None else f"{shown:,}{before}")
         lines.append(line)
     return table(header, lines)
 
 
 def linkage_table(rows: Sequence[Row]) -> str:
     return table(
-        ["protection", "pairs", "linked, rank 1", "linked at FMR 1e-3", "AUC", "people in the gallery"],
+        [
+            "protection",
+            "attacker",
+            "pairs",
+            "linked, rank 1",
+            "95 % interval",
+            "linked at FMR 1e-3",
+            "AUC",
+            "people in the gallery",
+        ],
         [
             [
                 str(row["protection"]),
+                str(row.get("attacker", "")),
                 "" if row.get("pairs") is None else f"{row['pairs']:,}",
                 percent(row["linked"]),
+                f"{100 * row['linked_interval'][0]:.1f} to {100 * row['linked_interval'][1]:.1f}",
                 percent(row["linked_at_fmr_1e-3"]),
                 number(row["auc"], 3),
                 str(row["gallery_people"]),
@@ -129,7 +148,11 @@ def _faces(result: Row) -> str:
             f" Judge `{result.get('judge', 'not named')}`, threshold {result['judge_threshold']:.3f}, FMR 1e-3 over"
             f" {result['judge_impostor_comparisons']:,} comparisons of different people."
         )
-    return f"{result['faces']} people, seed {result['seed']}.{judge} Result file `{result['file']}`."
+    took = f" {result['minutes']:g} minutes." if result.get("minutes") else ""
+    again = ""
+    if result.get("arguments"):
+        again = f"\n\n```sh\npython -m recognition.evaluation {shlex.join(result['arguments'])}\n```"
+    return f"{result['faces']} people, seed {result['seed']}.{judge}{took} Result file `{result['file']}`.{again}"
 
 
 SECTIONS: tuple[tuple[str, str, str], ...] = (
@@ -137,12 +160,15 @@ SECTIONS: tuple[tuple[str, str, str], ...] = (
         "linear",
         "1. Linear, knowing operator and noise",
         "Weighted least squares with a total-variation prior. Given: the transform, the profile, the mean"
-        " colour.",
+        " colour. Rows called *uniform* give every coefficient the same budget, as floats, on the clip ranges of the"
+        " shipped profile or, for a transform that has none, ranges measured on people who are not attacked.",
     ),
     (
         "learned",
         "2. Learned",
-        "A U-Net trained on pairs, given the linear attack's sufficient statistics and the mean colour.",
+        "A U-Net trained on pairs, given the linear attack's sufficient statistics and the mean colour. A row that"
+        " names another started from that row's network: a shorter training, so a floor for what such an attacker"
+        " gets.",
     ),
     (
         "averaging",
@@ -153,13 +179,16 @@ SECTIONS: tuple[tuple[str, str, str], ...] = (
     (
         "linkage",
         "4. Linkage",
-        "A recogniser distilled onto protected features with n pairs; whose capture is it, among that many"
-        " people?",
+        "Whose capture is it, among that many people known by a photograph? By a recogniser distilled onto protected"
+        " features with n pairs, and by the public model itself, which needs none: the attacker takes the"
+        " photographs through the public transform.",
     ),
     (
         "template",
         "5. Templates",
-        "Unlinkability across keys (D_sys: 0 unlinkable, 1 linked), and pictures made from templates.",
+        "Unlinkability across keys (D_sys: 0 unlinkable, 1 linked; the floor is what the estimator says of no"
+        " difference at all), and pictures made from templates by ascent through the public model. The gallery key is a"
+        " rotation: whoever has it, or enough embeddings beside their templates, undoes it.",
     ),
 )
 
@@ -170,8 +199,11 @@ def page(results: Sequence[Row], picture: str | None, note: str = "") -> str:
         "# Attacks on ourselves",
         "Written by `python -m recognition.evaluation report` from result files; docs/evaluation.md has the"
         " commands. SSIM and PSNR are against the crop attacked; *accepted* is the share of recovered"
-        " pictures that another recogniser, the judge, calls the same person as that crop. A recovery is worth"
-        " what it has above the row *mean colour alone*, which is what the attackers are given.",
+        " pictures that another recogniser, the judge, calls the same person as that crop; *accepted as another"
+        " picture* compares with another picture of that person. A recovery is worth what it has above the row *mean"
+        " colour alone*, which is what the attackers are given: a flat picture of the right colour already has that"
+        " SSIM. The judge `face-api` is dlib's ResNet, trained by others on other pictures and not related to our"
+        " model; `python -m recognition.evaluation judge` says how well it recognises clean pictures.",
     ]
     if note:
         parts.append(note)
