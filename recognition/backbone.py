@@ -18,7 +18,12 @@ from torch.nn import functional as F
 from recognition.frequency import BLOCK, CHANNELS, SHAPES, dct_matrix
 
 UNPROTECTED = "none"
-BACKBONES = ("small", "mobilefacenet", "mobilefacenet-se", "ir18", "ir34", "ir50", "ir101")
+RESTORING = (
+    "restoring-"  # this before a backbone's name: its receiver cleans `critical` features by convolutions
+)
+BACKBONES = (
+    "small", "mobilefacenet", "mobilefacenet-se", "restoring-mobilefacenet-se", "ir18", "ir34", "ir50", "ir101",
+)  # fmt: skip
 PLANES_SCALE = 1 / 64.0  # brings clean planes (about -128..127) to the size that weighted features have
 
 
@@ -27,12 +32,13 @@ class Receiver(nn.Module):
 
     forward(values, gain): values float32 (B, C, H, W) from PrivacyProfile.values_of, gain float32 (C, H, W) from
     PrivacyProfile.gain; the unprotected twin takes YCbCr planes (B, 3, 112, 112) and ignores gain.
+    restores: a Restorer improves the estimate before it becomes a picture (`critical` only).
     """
 
     mean: Tensor
     inverse: Tensor
 
-    def __init__(self, transform: str) -> None:
+    def __init__(self, transform: str, *, restores: bool = False) -> None:
         super().__init__()
         self.transform = transform
         shape = (3, 112, 112) if transform == UNPROTECTED else SHAPES[transform]
@@ -48,10 +54,13 @@ class Receiver(nn.Module):
             self.face = nn.Parameter(
                 torch.zeros(3, 112, 112)
             )  # the picture around which the coefficients vary
+        self.restorer = Restorer(shape) if restores and transform == "critical" else None
 
     def forward(self, values: Tensor, gain: Tensor | None = None) -> Tensor:
-        scale = self.weight * (PLANES_SCALE if gain is None else gain)
-        x = (values - self.mean) * scale  # (B, C, H, W)
+        x = (values - self.mean) * (PLANES_SCALE if gain is None else gain)  # (B, C, H, W)
+        if self.restorer is not None:
+            x = self.restorer(x)
+        x = x * self.weight
         return self._to_picture(x) + self.face if self.transform == "critical" else x
 
     def _to_picture(self, x: Tensor) -> Tensor:
@@ -59,6 +68,30 @@ class Receiver(nn.Module):
         blocks = x.permute(0, 2, 3, 1).reshape(-1, BLOCK * BLOCK - 1) @ self.inverse  # (B*14*14*3, 64)
         blocks = blocks.view(batch, height, width, 3, BLOCK, BLOCK).permute(0, 3, 1, 4, 2, 5)
         return blocks.reshape(batch, 3, height * BLOCK, width * BLOCK)
+
+
+class Restorer(nn.Module):
+    """Estimate of the clean coefficients from noisy ones and their neighbours, by residual convolutions on the
+    block grid.
+
+    forward(x) -> float32 (B, C, H, W): x is each element's own linear (Wiener) estimate in standard deviations of the
+    clean coefficient. Starts as the identity. What it computes is post-processing: it spends no privacy, and whoever
+    has the features could compute as much (see the learned attack in recognition.evaluation.attacks).
+    """
+
+    def __init__(self, shape: tuple[int, int, int], width: int = 160, blocks: int = 3) -> None:
+        super().__init__()
+        channels, height, rows = shape
+        self.enter = nn.Conv2d(channels, width, 1)
+        self.place = nn.Parameter(torch.zeros(width, height, rows))  # where in the face a block lies
+        self.blocks = nn.Sequential(*(ResidualBlock(width, width) for _ in range(blocks)))
+        self.leave = nn.Conv2d(width, channels, 1)
+        for parameter in self.leave.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.leave(self.blocks(F.relu(self.enter(x) + self.place)))
+        return out
 
 
 class ResidualBlock(nn.Module):
@@ -315,19 +348,20 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, transform: str, dimension: int) -> None:
         super().__init__()
+        if name not in BACKBONES:
+            raise ValueError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}")
         self.name, self.transform, self.dimension = name, transform, dimension
-        self.receiver = Receiver(transform)
+        self.receiver = Receiver(transform, restores=name.startswith(RESTORING))
         channels = self.receiver.channels
+        name = name.removeprefix(RESTORING)
         if name == "small":
             self.trunk: nn.Module = SmallTrunk(channels, dimension)
         elif name == "mobilefacenet":
             self.trunk = MobileFaceNetTrunk(channels, dimension)
         elif name == "mobilefacenet-se":
             self.trunk = MobileFaceNetSETrunk(channels, dimension)
-        elif name in IRTrunk.UNITS:
-            self.trunk = IRTrunk(name, channels, dimension)
         else:
-            raise ValueError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}")
+            self.trunk = IRTrunk(name, channels, dimension)
 
     def forward(self, values: Tensor, gain: Tensor | None = None) -> Tensor:
         out: Tensor = self.trunk(self.receiver(values, gain))

@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.torch
 from numpy.typing import ArrayLike
 from safetensors import SafetensorError
+from torch import Tensor
 
 from recognition.backbone import UNPROTECTED, Backbone, build_backbone
 from recognition.budget import PrivacyProfile, load_profile
@@ -135,11 +136,15 @@ class Model:
 def save_model(
     folder: Path | str, *, name: str, backbone: Backbone, accepted: Sequence[AcceptedProfile]
 ) -> None:
-    """Write the folder; `model.json` last and atomically, so a folder with one is complete."""
+    """Write the folder; `model.json` last and atomically, so a folder with one is complete.
+
+    Matrices and filters are stored as float16, half the size: a recognizer computes in bfloat16 or from these very
+    numbers. Vectors (biases, moments of batch norm, slopes) stay float32.
+    """
     model = Model(name=name, backbone=backbone, accepted=tuple(accepted))
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
+    tensors = {key: _stored(value) for key, value in backbone.state_dict().items()}
     weights = safetensors.torch.save(tensors)
     (target / WEIGHTS).write_bytes(weights)
     for one in model.accepted:
@@ -167,6 +172,12 @@ def save_model(
     unfinished = target / f".{DESCRIPTION}.new"
     unfinished.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     unfinished.replace(target / DESCRIPTION)
+
+
+def _stored(value: Tensor) -> Tensor:
+    value = value.detach().cpu().contiguous()
+    fits = value.ndim > 1 and value.is_floating_point() and bool((value.abs() < 6e4).all())
+    return value.half() if fits else value
 
 
 def load_model(folder: Path | str) -> Model:

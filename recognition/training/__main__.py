@@ -103,7 +103,6 @@ def main() -> int:
         device=device,
         minutes=options.minutes,
         profile=profile,
-        also=[load_profile(path) for path in options.also],
         initial=options.initial,
     )
     if run.passes:
@@ -125,7 +124,9 @@ def main() -> int:
     last: dict[str, object] = {"config": config.name, "passes": run.passes, "seconds": round(run.seconds)}
     if run.rank == 0:
         if run.profile is not None:
-            (options.out / "profile.json").write_text(run.profile.to_json(), encoding="utf-8")
+            for profile in (run.profile, *run.also):
+                name = "profile" if profile is run.profile else profile.name
+                (options.out / f"{name}.json").write_text(profile.to_json(), encoding="utf-8")
         if len(validation):
             last |= validate(run, validation.take(slice(0, VALIDATION_FACES)))
         print(json.dumps(last))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from recognition.backbone import UNPROTECTED
+from recognition.backbone import RESTORING, UNPROTECTED
 
 Budgets = Literal["uniform", "learned"]
 
@@ -26,6 +26,7 @@ class TrainingConfig:
     transform: str = "critical"
     dimension: int = 256
     epsilon_mean: float | None = 16.0
+    other_epsilons: tuple[float, ...] = ()  # further epsilon_mean the model is to accept; exact codes only
     budgets: Budgets = "learned"
     attacker_weight: float = 0.0
     sparsest_snr: float = 0.02  # channels whose clean-to-noise power falls below this are not sent
@@ -35,6 +36,10 @@ class TrainingConfig:
     easy_share: float = 0.25
     easy_epsilon_factor: float = 8.0
     exact_share: float = 0.5
+
+    restore_share: float = (
+        0.0  # first part of the run, in which only the receiver learns, to restore clean features
+    )
 
     head: Literal["none", "arcface", "cosface"] = "none"
     head_scale: float = 64.0
@@ -64,6 +69,10 @@ class TrainingConfig:
             raise ValueError("epsilon_mean is positive, or None for no noise")
         if self.head == "none" and self.distil_weight <= 0:
             raise ValueError("a run needs a teacher, a head or both")
+        if self.other_epsilons and (self.epsilon_mean is None or self.exact_share < 1):
+            raise ValueError("other_epsilons are for runs on exact codes from the start (exact_share 1)")
+        if self.restore_share and not self.backbone.startswith(RESTORING):
+            raise ValueError("restore_share is for backbones whose receiver restores")
         if not 0 <= self.easy_share <= 1 - self.exact_share <= 1:
             raise ValueError("easy_share and exact_share must fit into one run")
 
@@ -132,23 +141,33 @@ def _named() -> dict[str, TrainingConfig]:
                 for weight in _LAMBDAS
             ]
     configs.append(replace(_unprotected(_SMALL), name="small-unprotected"))
-    # Starts from the published weights of the network it is distilled from (--initial), so it needs few passes.
+    # In two runs: the receiver learns to restore clean features, then the whole network learns to recognize. Its
+    # trunk starts (--initial) from the published weights of the network it is distilled from.
+    restoring = replace(
+        _SMALL,
+        name="default-restore",
+        backbone="restoring-mobilefacenet-se",
+        budgets="uniform",
+        epsilon_mean=12.0,
+        other_epsilons=(16.0,),
+        easy_share=0.0,
+        exact_share=1.0,
+        restore_share=1.0,
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        warmup_steps=100,
+        passes=64_000,
+    )
+    configs.append(restoring)
     configs.append(
         replace(
-            _SMALL,
+            restoring,
             name="default",
-            backbone="mobilefacenet-se",
-            attacker_weight=3.0,
-            easy_share=0.1,
-            easy_epsilon_factor=4.0,
-            exact_share=0.65,
-            budget_learning_rate=0.05,
-            learning_rate=4e-4,
-            weight_decay=0.0,
-            warmup_steps=50,
-            batch_size=32,
-            flat_share=0.4,
-            passes=60_000,
+            restore_share=0.0,
+            learning_rate=3e-4,
+            warmup_steps=150,
+            flat_share=0.35,
+            passes=80_000,
         )
     )
     return {config.name: config for config in configs}

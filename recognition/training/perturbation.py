@@ -204,13 +204,20 @@ def unit_laplace(like: Tensor) -> Tensor:
     return -uniform.sign() * torch.log1p(-2 * uniform.abs().clamp(max=0.49999997))
 
 
-def fit_profile(perturbation: Perturbation, *, name: str) -> PrivacyProfile:
+def fit_profile(
+    perturbation: Perturbation, *, name: str, epsilon_mean: float | None = None
+) -> PrivacyProfile:
     """Budgets as learned, bits by clean-to-noise power: more where a channel says more (post-processing,
-    costs no privacy)."""
+    costs no privacy). epsilon_mean: another total than the config's, shared out in the same way."""
     config = perturbation.config
     with torch.no_grad():
         epsilon = perturbation.epsilon().flatten().double().cpu().numpy()
         scale = perturbation.scale().flatten().double().cpu().numpy()
+    if epsilon_mean is not None and config.epsilon_mean is not None:
+        epsilon, scale = (
+            epsilon * (epsilon_mean / config.epsilon_mean),
+            scale * (config.epsilon_mean / epsilon_mean),
+        )
     deviation = perturbation.deviation.flatten().double().cpu().numpy()
     snr = deviation**2 / (2 * scale**2)
     bits = np.select([snr < config.sparsest_snr, snr < 0.3, snr < 2.0], [0, 2, 3], 4)

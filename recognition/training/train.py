@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from recognition.training.perturbation import Perturbation, Statistics, Transfor
 STATISTICS_FACES = 4_000
 EMA_DECAY = 0.998
 CHECKPOINT_EVERY_S = 120.0
-SHARE_OF_OTHER_PROFILES = 0.25
 
 
 class Student(nn.Module):
@@ -62,9 +61,32 @@ class Student(nn.Module):
             return F.normalize(self.backbone(coefficients).float())
         return F.normalize(self.backbone(*self.perturbation(coefficients, ease)).float())
 
+    def restore(self, pixels: Tensor, ease: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the receiver's estimate against the clean features, in standard deviations, visible channels
+        weighing more."""
+        restorer = self.backbone.receiver.restorer
+        if self.perturbation is None or restorer is None:
+            raise ValueError("this backbone restores nothing")
+        coefficients = self.transform(pixels)
+        values, gain = self.perturbation(coefficients, ease)
+        receiver, deviation = self.backbone.receiver, self.perturbation.deviation
+        found = restorer((values - receiver.mean) * gain).float()
+        missed = (found - (coefficients - receiver.mean) / deviation.clamp(min=1e-2)).square()
+        weight = deviation * self.perturbation.live
+        loss = (missed * weight).mean() / weight.mean()
+        return loss, {"restored": 1 - loss}
+
     def forward(
-        self, pixels: Tensor, labels: Tensor, teacher: Tensor | None, bank: Tensor | None, ease: float
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        teacher: Tensor | None,
+        bank: Tensor | None,
+        ease: float,
+        only_restore: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        if only_restore:
+            return self.restore(pixels, ease)
         embeddings = self.embed(pixels, ease)
         parts: dict[str, Tensor] = {}
         loss = embeddings.new_zeros(())
@@ -115,7 +137,6 @@ class Run:
         device: str = "cpu",
         minutes: float | None = None,
         profile: PrivacyProfile | None = None,
-        also: Sequence[PrivacyProfile] = (),
         initial: Path | None = None,
     ) -> None:
         self.config, self.training, self.folder, self.minutes = config, training, folder, minutes
@@ -137,7 +158,7 @@ class Run:
         if initial is not None:
             self._start_from(initial)
         self.profile: PrivacyProfile | None = None
-        self.also = tuple(also)  # other profiles that the model is to accept: a quarter of the batches
+        self.also: tuple[PrivacyProfile, ...] = ()  # other profiles, each with as many batches as the first
         if profile is not None:
             self._freeze(profile)
         self.optimizer = self._optimizer()
@@ -236,12 +257,16 @@ class Run:
         perturbs = self.student.perturbation is not None and config.epsilon_mean is not None
         if perturbs and self.profile is None and config.exact_share > 0 and share >= 1 - config.exact_share:
             assert self.student.perturbation is not None
-            self._freeze(fit_profile(self.student.perturbation, name=config.name))
+            fitted = self.student.perturbation
+            self.also = tuple(
+                fit_profile(fitted, name=f"{config.name}-{e:g}", epsilon_mean=e)
+                for e in config.other_epsilons
+            )
+            self._freeze(fit_profile(fitted, name=config.name))
         if self.profile is not None and self.also:
             assert self.student.perturbation is not None
-            other = self.random.random() < SHARE_OF_OTHER_PROFILES
-            picked = self.also[self.random.integers(len(self.also))] if other else self.profile
-            self.student.perturbation.freeze(picked)
+            profiles = (self.profile, *self.also)
+            self.student.perturbation.freeze(profiles[self.random.integers(len(profiles))])
         factor = self._rate_factor(share)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * factor
@@ -259,7 +284,9 @@ class Run:
             self.device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
         )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            loss, parts = self.parallel(pixels.to(self.device), labels, teacher, bank, self._ease(share))
+            loss, parts = self.parallel(
+                pixels.to(self.device), labels, teacher, bank, self._ease(share), share < config.restore_share
+            )
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.steps}; the last checkpoint is whole"
@@ -326,6 +353,7 @@ class Run:
             "backbone": self.average,
             "optimizer": self.optimizer.state_dict(),
             "profile": None if self.profile is None else self.profile.to_json(),
+            "also": [profile.to_json() for profile in self.also],
             "passes": self.passes,
             "steps": self.steps,
             "seconds": self.seconds,
@@ -337,11 +365,12 @@ class Run:
 
     def _resume(self) -> None:
         state = torch.load(self.folder / "state.pt", weights_only=True, map_location=self.device)
-        if state["config"] != asdict(self.config):
+        if TrainingConfig(**state["config"]) != self.config:
             raise ValueError(
                 f"{self.folder} holds a run of another config; choose another folder or delete it"
             )
         if state["profile"] is not None:
+            self.also = tuple(PrivacyProfile.from_json(text) for text in state["also"])
             self._freeze(PrivacyProfile.from_json(state["profile"]))
         self.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])

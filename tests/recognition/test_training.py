@@ -151,6 +151,30 @@ def test_training_lowers_the_loss(faces: Faces, tmp_path: Path) -> None:
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
+def test_a_run_accepts_other_noise_levels_and_keeps_them_over_a_kill(faces: Faces, tmp_path: Path) -> None:
+    config = replace(
+        SMALL, budgets="uniform", epsilon_mean=8.0, other_epsilons=(16.0,), easy_share=0.0, exact_share=1.0
+    )
+    run = Run(config, faces, tmp_path)
+    for _ in range(3):
+        run.step()
+    run.save()
+    assert run.profile is not None
+    assert run.profile.epsilon_mean_per_coefficient == pytest.approx(8.0, rel=1e-3)
+    assert [other.epsilon_mean_per_coefficient for other in run.also] == [pytest.approx(16.0, rel=1e-3)]
+    resumed = Run(config, faces, tmp_path)
+    assert [other.hash for other in resumed.also] == [other.hash for other in run.also]
+
+
+def test_a_receiver_that_restores_comes_closer_to_the_clean_features(faces: Faces, tmp_path: Path) -> None:
+    config = replace(CONFIGS["default-restore"], passes=400, batch_size=8, warmup_steps=2)
+    run = Run(config, faces, tmp_path)
+    trunk = {key: value.clone() for key, value in run.student.backbone.trunk.state_dict().items()}
+    explained = [run.step()["restored"] for _ in range(50)]
+    assert np.mean(explained[-10:]) > np.mean(explained[:10]) + 0.05
+    assert all(torch.equal(value, trunk[key]) for key, value in run.student.backbone.trunk.state_dict().items())
+
+
 def test_every_named_config_is_consistent_and_named_after_itself() -> None:
     assert {"paper", "paper-unprotected", "default", "small-unprotected"} <= set(CONFIGS)
     assert all(name == config.name for name, config in CONFIGS.items())
