@@ -526,7 +526,7 @@ class EnrollmentForm(forms.Form):
         super().__init__(*arguments, **named)
         working = Terminal.objects.filter(state=Terminal.State.ACTIVE).order_by("-role", "name")
         _choice(self, "terminal").choices = [
-            (self.BROWSER, "the camera of this computer or tablet"),
+            (self.BROWSER, "this device’s camera"),
             *((str(one.pk), f"{one.name} ({one.get_role_display().lower()})") for one in working),
         ]
         if not enrolled:

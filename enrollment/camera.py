@@ -15,13 +15,18 @@ from django.http import HttpResponseBase
 CAPTURE_WORKERS = ("enrollment/capture-worker.js",)
 
 
+def allow_camera(response: HttpResponseBase) -> None:
+    """The page of this response may open the camera and run the capture worker."""
+    response.uses_camera = True  # type: ignore[attr-defined]
+
+
 def uses_camera(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    """Marks the view's responses: their page may open the camera and run the capture worker."""
+    """For a view whose every page takes captures."""
 
     @wraps(view)
     def marked(*args: object, **kwargs: object) -> HttpResponseBase:
         response = view(*args, **kwargs)
-        response.uses_camera = True  # type: ignore[attr-defined]
+        allow_camera(response)
         return response
 
     return marked

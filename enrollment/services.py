@@ -642,8 +642,7 @@ def attach_to_duplicate(*, enrollment: Enrollment, actor: str, at: datetime) -> 
         sealing.move_templates(enrollment.templates.all(), to=other)
         if not mistaken_for.templates.exists():
             sealing.shred_data_key(mistaken_for)
-        enrollment.person = other
-        enrollment.save(update_fields=["person"])
+        enrollment.person = other  # saved with its new state below: the other may be in an enrollment of their own
         audit.services.record(
             kind="enrollment.attached",
             actor=actor,

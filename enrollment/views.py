@@ -17,7 +17,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from enrollment import services
-from enrollment.camera import uses_camera
+from enrollment.camera import allow_camera
 from enrollment.consent_texts import CONSENT_TEXTS, consent_text
 from enrollment.forms import ConsentForm, DifferentPersonForm, EraseForm, PeopleFilterForm, PersonForm
 from enrollment.models import Enrollment, ErasureCertificate, Person
@@ -34,7 +34,10 @@ def people(request: HttpRequest) -> HttpResponse:
     found = _with_status(asked.get("status", ""), Person.objects.with_status().matching(asked.get("q", "")))
     if asked.get("kind"):
         found = found.filter(kind=asked["kind"])
-    page = Paginator(found, PAGE_SIZE).get_page(request.GET.get("page"))
+    # The page is cut first: a sort would otherwise carry the state of everybody's consent and templates along.
+    page: Any = Paginator(found.values_list("pk", flat=True), PAGE_SIZE).get_page(request.GET.get("page"))
+    shown = Person.objects.with_status().in_bulk(list(page))
+    page.object_list = [shown[pk] for pk in page if pk in shown]
     now = timezone.now()
     for person in page:
         person.expired_now = person.is_expired(now)
@@ -195,10 +198,13 @@ def erasure_certificate(request: HttpRequest, person_id: uuid.UUID) -> HttpRespo
 
 @never_cache
 @require_safe
-@uses_camera
 def enrollment(request: HttpRequest, enrollment_id: uuid.UUID) -> HttpResponse:
     """An enrollment under way: with this browser's camera, or followed live while a terminal takes the captures."""
-    return render(request, "people/enrollment.html", _progress(enrollment_id))
+    context = _progress(enrollment_id)
+    response = render(request, "people/enrollment.html", context)
+    if context["in_this_browser"]:
+        allow_camera(response)
+    return response
 
 
 @never_cache

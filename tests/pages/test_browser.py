@@ -199,7 +199,7 @@ def test_without_script_the_pages_show_and_change_the_same(building, open_page):
     page.get_by_role("link", name="Bob Example").click()
     page.get_by_role("link", name="Record consent").first.click()
     page.get_by_label("How it was given").select_option("signed")
-    page.get_by_label("agrees").check()
+    page.get_by_label("I agree").check()
     page.get_by_role("button", name="Record consent").click()
     expect(page.get_by_role("status")).to_contain_text(
         "consent of Bob Example is recorded", timeout=PATIENCE_MS

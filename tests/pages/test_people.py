@@ -185,16 +185,20 @@ def test_an_enroller_does_not_erase(desk, building):
     assert Person.objects.filter(pk=building.alice.pk).exists()
 
 
-def test_without_a_terminal_the_page_says_what_to_do(desk, building):
+def test_a_revoked_terminal_is_not_offered_and_the_computers_own_camera_always_is(desk, building):
     Terminal.objects.update(state=Terminal.State.REVOKED)
-    html = desk.get(reverse("enrollment_begin", args=[building.alice.pk])).content.decode()
-    assert "No terminal can do this yet" in html
+    page = reverse("enrollment_begin", args=[building.alice.pk])
+    html = desk.get(page).content.decode()
+    assert "this device’s camera" in html
+    assert building.terminal.name not in html
+    chosen = {"terminal": building.terminal.pk, "captures_wanted": 3, "templates": "replace"}
+    assert desk.post(page, chosen).status_code == 422
 
 
 def test_an_enrollment_begins_at_the_chosen_terminal(desk, building):
     answer = desk.post(
         reverse("enrollment_begin", args=[building.alice.pk]),
-        {"terminal": building.terminal.pk, "captures_wanted": 3},
+        {"terminal": building.terminal.pk, "captures_wanted": 3, "templates": "replace"},
     )
     enrollment = Enrollment.objects.get(person=building.alice, state=Enrollment.State.OPEN)
     assert answer["Location"] == reverse("enrollment", args=[enrollment.pk])
@@ -202,13 +206,13 @@ def test_an_enrollment_begins_at_the_chosen_terminal(desk, building):
     assert enrollment.started_by == "enroller"
 
 
-def test_without_consent_the_service_refuses_and_the_page_says_so(desk, building):
-    answer = desk.post(
-        reverse("enrollment_begin", args=[building.bob.pk]),
-        {"terminal": building.terminal.pk, "captures_wanted": 3},
-    )
-    assert answer.status_code == 422
-    assert "consent" in answer.content.decode()
+def test_without_consent_the_desk_records_it_first_and_then_goes_on(desk, building):
+    page = reverse("enrollment_begin", args=[building.bob.pk])
+    answer = desk.post(page, {"terminal": building.terminal.pk, "captures_wanted": 3})
+    consent = reverse("consent_create", args=[building.bob.pk])
+    assert answer["Location"] == f"{consent}?then=enroll"
+    answer = desk.post(consent, {"language": "en", "method": "signed", "agreed": "on", "then": "enroll"})
+    assert answer["Location"] == page
     assert not Enrollment.objects.filter(person=building.bob).exists()
 
 
@@ -242,10 +246,14 @@ def test_a_duplicate_is_shown_by_name_and_a_person_decides(desk, building):
     assert "data-hx-trigger" not in desk.get(reverse("enrollment", args=[enrollment.pk])).content.decode()
 
 
-def test_an_enrollment_that_cannot_be_completed_says_why(desk, building):
+def test_an_enrollment_that_cannot_be_completed_says_why(desk, building, signed_in):
     enrollment = begin(building.alice)
-    answer = desk.post(reverse("enrollment_complete", args=[enrollment.pk]), follow=True)
-    assert 'class="message error"' in answer.content.decode()
+    page = reverse("enrollment_complete", args=[enrollment.pk])
+    assert desk.post(page, {"reason": "twins"}).status_code == 403  # an administrator decides this
+    administrator = signed_in("administrator")
+    answer = administrator.post(page, {"reason": ""})
+    assert answer.status_code == 422
+    assert "captures" in administrator.post(page, {"reason": "twins"}, follow=True).content.decode()
 
 
 def test_a_name_with_markup_is_shown_as_text(administrator, building):

@@ -55,6 +55,8 @@ POST_ONLY = {
     "alarm_acknowledge",
     "enrollment_complete",
     "enrollment_cancel",
+    "enrollment_retake",
+    "enrollment_attach",
     "group_member_add",
     "group_member_remove",
     "person_group_add",

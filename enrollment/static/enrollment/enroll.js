@@ -72,6 +72,7 @@ class Desk {
       if (ending.signal.aborted) return;
       await this.offerCameras(deviceId);
       this.setState("looking");
+      this.guide.say("no_face");
       await this.takeAll(ending.signal);
     } catch (error) {
       if (!ending.signal.aborted) this.fail(error);
