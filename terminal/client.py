@@ -27,6 +27,7 @@ from terminal.state import StateError, TerminalState
 API = "/api/v1"
 CONNECT_TIMEOUT_S = 3.0
 SLACK_S = 3.0  # on top of the server's own deadline, for the network
+PAIRING_PATIENCE_MS = 30_000  # a person waits, and the server may be starting
 MAX_REPLY_BYTES = 4 * 1024 * 1024  # a privacy profile is the largest honest reply
 FIRST_POLL_S = 0.1
 LONGEST_POLL_S = 1.0
@@ -348,7 +349,7 @@ def pair(
         "software": "lintel-terminal",
     }
     request = httpx.Request("POST", "http://x", json=body)
-    with _make_http(transport, 0) as http:
+    with _make_http(transport, PAIRING_PATIENCE_MS) as http:
         status, _, content = _exchange(
             http,
             "POST",
