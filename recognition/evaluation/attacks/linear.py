@@ -31,6 +31,18 @@ def total_variation(planes: Tensor) -> Tensor:
     return torch.sqrt(down**2 + right**2 + 1e-2).sum(dim=(2, 3))
 
 
+def total_variation_gradient(planes: Tensor) -> Tensor:
+    """Of the sum of `total_variation`, same shape."""
+    down = functional.pad(planes[..., 1:, :] - planes[..., :-1, :], (0, 0, 0, 1))
+    right = functional.pad(planes[..., 1:] - planes[..., :-1], (0, 1))
+    length = (down * down).addcmul_(right, right).add_(1e-2).sqrt_()
+    down, right = down.div_(length), right.div_(length)
+    gradient = -(down + right)
+    gradient[..., 1:, :] += down[..., :-1, :]
+    gradient[..., 1:] += right[..., :-1]
+    return gradient
+
+
 def recover(observation: Observation, mean_colour: Tensor, *, steps: int = 150, tv: float = 1.0) -> Tensor:
     """Most probable planes (N, 3, 112, 112) given the observation.
 
@@ -48,16 +60,19 @@ def recover(observation: Observation, mean_colour: Tensor, *, steps: int = 150, 
         x = fine + functional.interpolate(coarse, scale_factor=BLOCK, mode="nearest")
         return x - x.mean(dim=(2, 3), keepdim=True) + mean_colour.view(n, 3, 1, 1)
 
-    optimiser = torch.optim.Adam([fine, coarse], lr=LEARNING_RATE, betas=(0.9, 0.99))
+    optimiser = torch.optim.Adam([fine, coarse], lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, eta_min=LEARNING_RATE / 100)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        x = planes()
-        loss = 0.5 * misfit(x).sum() + (weight * total_variation(x)).sum()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    return planes().detach()
+    with torch.no_grad():
+        for _ in range(steps):
+            x = planes()
+            gradient = (
+                misfit.gradient(x).mul_(0.5).addcmul_(weight[:, None, None], total_variation_gradient(x))
+            )
+            fine.grad = gradient - gradient.mean(dim=(2, 3), keepdim=True)  # the mean colour is known
+            coarse.grad = functional.avg_pool2d(fine.grad, BLOCK) * BLOCK**2
+            optimiser.step()
+            schedule.step()
+        return planes()
 
 
 def wiener(observation: Observation, mean_colour: Tensor) -> Tensor:

@@ -73,6 +73,16 @@ def test_the_folded_misfit_is_the_literal_sum_over_coefficients(transform: str) 
         return (weight * (Operator(transform).forward(planes) - y) ** 2).sum(dim=(1, 2, 3))
 
     assert torch.allclose(misfit(x) - misfit(nothing), literal(x) - literal(nothing), rtol=1e-9)
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(literal(x).sum(), x)
+    assert torch.allclose(misfit.gradient(x.detach()), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_priors_gradient_is_its_gradient() -> None:
+    x = torch.randn(2, 3, 20, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(linear.total_variation(x).sum(), x)
+    assert torch.allclose(linear.total_variation_gradient(x.detach()), expected, rtol=1e-9, atol=1e-12)
 
 
 # --- reading codes ----------------------------------------------------------------------------------------
