@@ -21,6 +21,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "accesscontrol.settings")
 
 app = Celery("lintel")
 app.config_from_object("django.conf:settings", namespace="CELERY")
+# Celery would close every connection before and after each task, and a new one to Postgres costs a door more than its
+# whole decision. They are kept as a web process keeps them: see `keep_connections` in accesscontrol.worker.
+app.conf.CELERY_DB_REUSE_MAX = 1_000_000_000
 app.autodiscover_tasks()
 
 RECOGNITION_QUEUE = "recognition"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -26,6 +29,27 @@ MODEL = Histogram(
     "Seconds of one capture in the model, waiting for company in its batch included.",
     buckets=(0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0),
 )
+
+STAGE = Histogram(
+    "lintel_attempt_stage_seconds",
+    "Seconds of an attempt in one stage: authenticate, accept and wait in a web process; take, search and settle in a"
+    " worker, whose fourth is lintel_model_seconds.",
+    ["stage"],
+    buckets=(0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.15, 0.5, 2.0),
+)
+_STAGES = {
+    name: STAGE.labels(stage=name) for name in ("authenticate", "accept", "wait", "take", "search", "settle")
+}
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Times what runs inside, whether it ends well or not."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        _STAGES[name].observe(time.perf_counter() - started)
 
 
 def observe_attempt(*, granted: bool, reason: str, seconds: float) -> None:

@@ -14,18 +14,19 @@ import logging
 import secrets
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import DEFAULT_DB_ALIAS, IntegrityError, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
 import audit.services
-from accesscontrol import captures, decisions, live, metrics
+from accesscontrol import captures, decisions, live, metrics, queries
 from accesscontrol.celery import dispatch
 from accesscontrol.models import (
     AccessAttempt,
@@ -42,9 +43,10 @@ from accesscontrol.models import (
     UsedNonce,
 )
 from accesscontrol.policy import Facts, Match, PersonFacts, Reason, RuleFacts, decide, rank, read_weekly
+from accesscontrol.prepared import Question, together
 from enrollment import payloads
 from enrollment.models import Person
-from enrollment.services import audit_subject, gallery_sequence
+from enrollment.services import audit_subject
 from recognition.payload import PayloadError
 from terminal.protocol import key_id_of
 
@@ -63,13 +65,6 @@ REFUSALS_BEFORE_ALARM = 5
 REFUSALS_WINDOW = timedelta(minutes=2)
 ALARM_REPEATS_WITHIN = timedelta(minutes=5)
 TERMINAL_SILENT_AFTER = timedelta(minutes=5)
-PERSON_REFUSALS = frozenset(
-    {
-        Reason.NO_MATCH, Reason.AMBIGUOUS_MATCH, Reason.PERSON_INACTIVE, Reason.PERSON_NOT_YET_VALID,
-        Reason.PERSON_EXPIRED, Reason.CONSENT_MISSING, Reason.NO_RULE, Reason.OUTSIDE_SCHEDULE,
-        Reason.HOLIDAY, Reason.ANTI_PASSBACK, Reason.PAYLOAD_REFUSED,
-    }
-)  # fmt: skip
 TOKEN_PREFIX = "lintel_"  # noqa: S105 (what every token begins with)
 
 
@@ -96,10 +91,32 @@ class Identification:
     detail: str = ""
 
 
-def submit_attempt(*, terminal: Terminal, payload: bytes, nonce: str, at: datetime) -> AccessAttempt:
+@dataclass(frozen=True)
+class Known:
+    """What the database knew once the locks were held: of the place of an attempt, and of the best match."""
+
+    terminal_is_active: bool
+    terminal_site: int | None
+    door_is_active: bool
+    site: int
+    zone: int | None
+    anti_passback: bool
+    site_is_locked_down: bool
+    time_zone: str
+    person: Person | None
+    has_consent: bool
+    is_somewhere: bool  # in any zone of this site
+    is_inside: bool  # in the door's zone
+    rules: tuple[RuleFacts, ...]
+
+
+def submit_attempt(
+    *, terminal: Terminal, payload: bytes, nonce: str, at: datetime, signed_at: datetime | None = None
+) -> AccessAttempt:
     """Stores the attempt, puts the capture where one worker can take it, and calls a worker after commit.
 
-    A capture that is refused, or that cannot be passed on, comes back as an attempt settled as denied.
+    With `signed_at`, when the request was signed, the nonce is spent in the same transaction; without, it is spent
+    already. A capture that is refused, or that cannot be passed on, comes back as an attempt settled as denied.
     Refusals: terminal_without_door, nonce_replayed.
     """
     if terminal.door_id is None or terminal.role != Terminal.Role.DOOR:
@@ -117,17 +134,22 @@ def submit_attempt(*, terminal: Terminal, payload: bytes, nonce: str, at: dateti
         attempt.profile_hash = captures.check_capture(payload).hash
     except PayloadError as error:
         return _refuse_at_once(
-            attempt, Identification(fault=Reason.PAYLOAD_REFUSED, detail=error.code), at=at
+            attempt, Identification(fault=Reason.PAYLOAD_REFUSED, detail=error.code), signed_at, at=at
         )
     try:
         attempt.payload_key = payloads.store(payload, settings.LINTEL_PAYLOAD_TTL_S)
     except payloads.PayloadStoreUnavailable as error:
         return _refuse_at_once(
-            attempt, Identification(fault=Reason.RECOGNIZER_FAULT, detail=error.code), at=at
+            attempt, Identification(fault=Reason.RECOGNIZER_FAULT, detail=error.code), signed_at, at=at
         )
-    with _own_nonce(), transaction.atomic():
-        attempt.save(force_insert=True)
-        dispatch(IDENTIFY_TASK, attempt_id=str(attempt.id), sequence=gallery_sequence())
+    try:
+        with _own_nonce(attempt, at), transaction.atomic():
+            newest = _insert(attempt, signed_at, at, queries.NEWEST_GALLERY_CHANGE.asked())[-1]
+            dispatch(IDENTIFY_TASK, attempt_id=str(attempt.id), sequence=newest[0][0] if newest else 0)
+    except AccessRefused:
+        with suppress(payloads.PayloadStoreUnavailable):  # it forgets by itself in seconds
+            payloads.discard(attempt.payload_key)
+        raise
     return attempt
 
 
@@ -150,17 +172,27 @@ def settle_attempt(
     identification = Identification(gallery_size, threshold, model, fault, detail)
     matches = rank(candidates)
     with transaction.atomic():
-        attempt = (
-            AccessAttempt.objects.select_for_update(of=("self",), no_key=True)
-            .select_related("terminal", "door__site", "door__zone")
-            .get(pk=attempt_id)
-        )
+        attempt, known = _lock(attempt_id, _whom(identification, matches))
         if attempt.state == AccessAttempt.State.SETTLED:
             return attempt
-        person = _lock_person(matches[0].person_id) if matches else None
         payload_key = attempt.payload_key
-        _settle(attempt, identification, matches, person, at or timezone.now())
-        transaction.on_commit(lambda: _after_settling(attempt, payload_key))
+        # The waiting request first: events and counts can wait, a person at a door should not.
+        transaction.on_commit(lambda: _tell(attempt, payload_key))
+        _settle(attempt, identification, matches, known, at or timezone.now())
+        transaction.on_commit(lambda: _after_settling(attempt))
+    return attempt
+
+
+def payload_of_pending(*, attempt_id: uuid.UUID) -> tuple[datetime, str] | None:
+    """Deadline and payload key of an attempt that nobody has settled yet; None of any other."""
+    return next(iter(queries.PAYLOAD_OF_PENDING(attempt=attempt_id)), None)  # type: ignore[arg-type]
+
+
+def attempt_now(*, attempt_id: uuid.UUID) -> AccessAttempt:
+    """As the database has it now. Raises AccessAttempt.DoesNotExist."""
+    attempt = queries.ATTEMPT(attempt=attempt_id)
+    if attempt is None:
+        raise AccessAttempt.DoesNotExist(f"there is no attempt {attempt_id}")
     return attempt
 
 
@@ -176,7 +208,7 @@ def expire_attempts(*, at: datetime, limit: int = 500) -> int:
 def read_attempt(*, attempt_id: uuid.UUID, at: datetime) -> AccessAttempt:
     """The attempt as it stands; whoever first looks after the deadline settles it. Raises
     AccessAttempt.DoesNotExist."""
-    attempt = AccessAttempt.objects.get(pk=attempt_id)
+    attempt = attempt_now(attempt_id=attempt_id)
     if attempt.state == AccessAttempt.State.PENDING and at >= attempt.deadline_at:
         return settle_attempt(attempt_id=attempt_id, at=at)
     return attempt
@@ -193,70 +225,50 @@ def answer(attempt: AccessAttempt, *, at: datetime) -> tuple[bool, Reason]:
 def gather_facts(
     *,
     attempt: AccessAttempt,
+    known: Known,
     matches: tuple[Match, ...],
-    person: Person | None,
     identification: Identification,
     at: datetime,
 ) -> Facts:
-    """Everything the policy needs, read now. `person` is the best match, locked."""
-    door, site = attempt.door, attempt.door.site
-    rules: tuple[RuleFacts, ...] = ()
-    holidays: frozenset[object] = frozenset()
-    if person is not None:
-        rules = rules_for(person_id=person.pk, door=door)
-        if any(rule.weekly is not None for rule in rules):
-            holidays = holidays_around(site=site, at=at)
-    guarded = door.zone is not None and door.zone.anti_passback
-    inside = (
-        guarded
-        and person is not None
-        and Presence.objects.filter(person_id=person.pk, site=site, zone=door.zone).exists()
-    )
+    """Everything the policy needs."""
+    holidays: frozenset[date] = frozenset()
+    if any(rule.weekly is not None for rule in known.rules):
+        holidays = holidays_around(site_id=known.site, time_zone=known.time_zone, at=at)
     return Facts(
         deadline=attempt.deadline_at,
-        terminal_is_active=attempt.terminal.state == Terminal.State.ACTIVE,
-        terminal_site=str(attempt.terminal.site_id) if attempt.terminal.site_id is not None else None,
-        door_site=str(site.pk),
-        door_is_active=door.is_active,
-        site_is_locked_down=site.locked_down,
-        time_zone=site.timezone,
-        holidays=holidays,  # type: ignore[arg-type]
+        terminal_is_active=known.terminal_is_active,
+        terminal_site=str(known.terminal_site) if known.terminal_site is not None else None,
+        door_site=str(known.site),
+        door_is_active=known.door_is_active,
+        site_is_locked_down=known.site_is_locked_down,
+        time_zone=known.time_zone,
+        holidays=holidays,
         gallery_size=identification.gallery_size or 0,
         threshold=identification.threshold if identification.threshold is not None else float("inf"),
         matches=matches,
-        person=None if person is None else person_facts(person),
-        rules=rules,
-        anti_passback=guarded,
-        is_inside=inside,
+        person=None if known.person is None else person_facts(known.person, has_consent=known.has_consent),
+        rules=known.rules,
+        anti_passback=known.anti_passback,
+        is_inside=known.anti_passback and known.is_inside,
         fault=identification.fault,
     )
 
 
-def person_facts(person: Person) -> PersonFacts:
+def person_facts(person: Person, *, has_consent: bool) -> PersonFacts:
     return PersonFacts(
         person_id=str(person.pk),
         is_active=person.is_active,
         valid_from=person.valid_from,
         valid_until=person.valid_until,
-        has_consent=person.has_consent(),
+        has_consent=has_consent,
     )
 
 
-def rules_for(*, person_id: uuid.UUID, door: Door) -> tuple[RuleFacts, ...]:
-    """The rules that name this person, through a group, and this door."""
-    rules = AccessRule.objects.filter(is_active=True, doors=door, group__members=person_id).order_by()
-    rows = rules.values_list("is_active", "valid_from", "valid_until", "schedule_id", "schedule__weekly")
-    return tuple(
-        RuleFacts(is_active, valid_from, valid_until, None if schedule is None else read_weekly(weekly))
-        for is_active, valid_from, valid_until, schedule, weekly in rows
-    )
-
-
-def holidays_around(*, site: Site, at: datetime) -> frozenset[date]:
+def holidays_around(*, site_id: int, time_zone: str, at: datetime) -> frozenset[date]:
     """The holidays that can matter at `at`: today on the site's clock, and yesterday for nights that run
     on."""
-    today = at.astimezone(ZoneInfo(site.timezone)).date()
-    dates = Holiday.objects.filter(site=site, date__range=(today - timedelta(days=1), today))
+    today = at.astimezone(ZoneInfo(time_zone)).date()
+    dates = Holiday.objects.filter(site=site_id, date__range=(today - timedelta(days=1), today))
     return frozenset(dates.values_list("date", flat=True))
 
 
@@ -275,45 +287,101 @@ def forgive_presence(*, person: Person, site: Site, actor: str, at: datetime) ->
     return bool(deleted)
 
 
-def _refuse_at_once(attempt: AccessAttempt, identification: Identification, *, at: datetime) -> AccessAttempt:
-    with _own_nonce(), transaction.atomic():
-        attempt.door = Door.objects.select_related("site", "zone").get(pk=attempt.door_id)
-        attempt.save(force_insert=True)
-        _settle(attempt, identification, (), None, at)
-        transaction.on_commit(lambda: _after_settling(attempt, ""))
+def _refuse_at_once(
+    attempt: AccessAttempt, identification: Identification, signed_at: datetime | None, *, at: datetime
+) -> AccessAttempt:
+    with _own_nonce(attempt, at), transaction.atomic():
+        _insert(attempt, signed_at, at)
+        _settle(attempt, identification, (), _lock(attempt.pk, None)[1], at)
+        transaction.on_commit(lambda: _after_settling(attempt))
     return attempt
 
 
 @contextmanager
-def _own_nonce() -> Iterator[None]:
-    """A second attempt with a spent nonce is refused by the constraint, should it ever get this far."""
+def _own_nonce(attempt: AccessAttempt, at: datetime) -> Iterator[None]:
+    """Copies of one request that race are decided by the database's constraints: the first one counts, every
+    other raises an alarm."""
     try:
         yield
     except IntegrityError as error:
-        raise AccessRefused("nonce_replayed", "this request was sent before") from error
+        report_replay(terminal=attempt.terminal, at=at)
+        raise AccessRefused("nonce_replayed", REPLAYED) from error
 
 
-def _lock_person(person_id: str) -> Person | None:
-    """Holds the person still until the decision is committed: erasure, withdrawal of consent and a second
-    door wait."""
-    try:
-        return Person.objects.select_for_update(no_key=True).get(pk=person_id)
-    except Person.DoesNotExist:
+def _insert(
+    attempt: AccessAttempt, signed_at: datetime | None, at: datetime, *others: Question[Any]
+) -> list[Any]:
+    """The row and, where it is unspent, its nonce; the answers to whatever else is to be asked on this occasion."""
+    questions = [queries.INSERT_ATTEMPT.of(attempt), *others]
+    if signed_at is not None:
+        questions.insert(0, _spending(attempt.terminal, attempt.nonce, signed_at))
+        _note_seen(attempt.terminal, at)
+    answers = together(*questions)
+    attempt._state.adding, attempt._state.db = False, DEFAULT_DB_ALIAS
+    return answers
+
+
+def _whom(identification: Identification, matches: tuple[Match, ...]) -> uuid.UUID | None:
+    """The best match. Below the threshold the policy asks nobody who it was, so nobody is locked."""
+    threshold = identification.threshold
+    if not matches or threshold is None or matches[0].score < threshold:
         return None
+    return uuid.UUID(matches[0].person_id)
+
+
+def _lock(attempt_id: uuid.UUID, person_id: uuid.UUID | None) -> tuple[AccessAttempt, Known]:
+    """Holds the attempt and the person still until the decision is committed: another worker, erasure, withdrawal of
+    consent and a second door wait. What is known is read after both locks are held, so whoever was revoked or locked
+    down while this attempt waited for them is seen. Raises AccessAttempt.DoesNotExist."""
+    asked = [queries.LOCK_ATTEMPT.asked(attempt=attempt_id)]
+    if person_id is not None:
+        asked.append(queries.LOCK_PERSON.asked(person=person_id))  # type: ignore[arg-type]
+    asked.append(queries.FACTS.asked(attempt=attempt_id, person=person_id))  # type: ignore[arg-type]
+    if person_id is not None:
+        asked.append(queries.RULES.asked(attempt=attempt_id, person=person_id))  # type: ignore[arg-type]
+    attempt, *answers = together(*asked)
+    if attempt is None:
+        raise AccessAttempt.DoesNotExist(f"there is no attempt {attempt_id}")
+    person, ((facts,), *rules) = (answers[0], answers[1:]) if person_id is not None else (None, answers)
+    state, terminal_site, door_is_active, site, zone, anti_passback, locked_down, time_zone, *of_person = (
+        facts
+    )
+    has_consent, is_somewhere, is_inside = of_person
+    return attempt, Known(
+        terminal_is_active=state == Terminal.State.ACTIVE,
+        terminal_site=terminal_site,
+        door_is_active=door_is_active,
+        site=site,
+        zone=zone,
+        anti_passback=bool(anti_passback),
+        site_is_locked_down=locked_down,
+        time_zone=time_zone,
+        person=person,
+        has_consent=has_consent,
+        is_somewhere=is_somewhere,
+        is_inside=is_inside,
+        rules=_rules(rules[0]) if rules and person is not None else (),
+    )
+
+
+def _rules(rows: Iterable[tuple[Any, ...]]) -> tuple[RuleFacts, ...]:
+    return tuple(
+        RuleFacts(is_active, valid_from, valid_until, None if schedule is None else read_weekly(weekly))
+        for is_active, valid_from, valid_until, schedule, weekly in rows
+    )
 
 
 def _settle(
     attempt: AccessAttempt,
     identification: Identification,
     matches: tuple[Match, ...],
-    person: Person | None,
+    known: Known,
     at: datetime,
 ) -> None:
     """Inside the transaction that holds the locks: decide, write, remember where the person is, leave an
     audit entry."""
-    facts = gather_facts(
-        attempt=attempt, matches=matches, person=person, identification=identification, at=at
-    )
+    person = known.person
+    facts = gather_facts(attempt=attempt, known=known, matches=matches, identification=identification, at=at)
     decision = decide(facts, at)
     attempt.state = AccessAttempt.State.SETTLED
     attempt.granted = decision.granted
@@ -326,14 +394,13 @@ def _settle(
     attempt.model = identification.model
     attempt.payload_key = ""
     attempt.settled_at = at
-    attempt.save(
-        update_fields=[
-            "state", "granted", "reason", "detail", "person", "score", "threshold", "gallery_size", "model",
-            "payload_key", "settled_at",
-        ]
+    queries.SETTLE(
+        attempt=attempt.pk, granted=attempt.granted, reason=attempt.reason, detail=attempt.detail,
+        person=attempt.person_id, score=attempt.score, threshold=attempt.threshold,
+        gallery_size=attempt.gallery_size, model=attempt.model, settled_at=at,
     )  # fmt: skip
     if decision.granted and person is not None:
-        _remember_presence(person, attempt.door, at)
+        _remember_presence(person, known, at)
     audit.services.record(
         kind="attempt.settled",
         actor=f"terminal:{attempt.terminal_id}",
@@ -358,53 +425,61 @@ def _settle(
     )
 
 
-def _remember_presence(person: Person, door: Door, at: datetime) -> None:
+def _remember_presence(person: Person, known: Known, at: datetime) -> None:
     """Under the person's lock. Only zones with anti-passback are remembered; any other door of the site leads
     out of them."""
-    if door.zone is not None and door.zone.anti_passback:
+    if known.anti_passback:
         Presence.objects.update_or_create(
-            person=person, site_id=door.site_id, defaults={"zone": door.zone, "since": at}
+            person=person, site_id=known.site, defaults={"zone_id": known.zone, "since": at}
         )
-    else:
-        Presence.objects.filter(person=person, site_id=door.site_id).delete()
+    elif known.is_somewhere:
+        Presence.objects.filter(person=person, site_id=known.site).delete()
 
 
-def _after_settling(attempt: AccessAttempt, payload_key: str) -> None:
+def _tell(attempt: AccessAttempt, payload_key: str) -> None:
     """The decision stands. What fails here costs a terminal its answer in time, or leaves a capture to its
     expiry."""
-    seconds = (attempt.settled_at - attempt.received_at).total_seconds() if attempt.settled_at else 0.0
-    metrics.observe_attempt(granted=attempt.granted, reason=attempt.reason, seconds=seconds)
     try:
         decisions.announce(attempt.pk)
         if payload_key:
             payloads.discard(payload_key)
     except (decisions.DecisionsUnavailableError, payloads.PayloadStoreUnavailable):
         log.exception("attempt %s is settled, but nobody could be told", attempt.pk)
-    # Last, and outside the decision's transaction: nobody at a door waits while refusals are counted, nor for the
-    # row of an alarm. A process that dies right here leaves the alarm to the next refusal, which counts them all.
-    if attempt.reason in PERSON_REFUSALS and attempt.settled_at is not None:
+
+
+def _after_settling(attempt: AccessAttempt) -> None:
+    """Last, and outside the decision's transaction: nobody at a door waits while refusals are counted, nor for the
+    row of an alarm. A process that dies right here leaves the alarm to the next refusal, which counts them all."""
+    seconds = (attempt.settled_at - attempt.received_at).total_seconds() if attempt.settled_at else 0.0
+    metrics.observe_attempt(granted=attempt.granted, reason=attempt.reason, seconds=seconds)
+    if attempt.reason in queries.PERSON_REFUSALS and attempt.settled_at is not None:
         _watch_refusals(attempt, attempt.settled_at)
 
 
 def _watch_refusals(attempt: AccessAttempt, at: datetime) -> None:
-    recent = AccessAttempt.objects.filter(
-        door_id=attempt.door_id,
-        received_at__gt=at - REFUSALS_WINDOW,
-        state=AccessAttempt.State.SETTLED,
-        reason__in=PERSON_REFUSALS,
-    )
-    refused = recent.count()
-    if refused >= REFUSALS_BEFORE_ALARM:
-        minutes = int(REFUSALS_WINDOW.total_seconds() // 60)
-        with transaction.atomic():
-            Door.objects.select_for_update(no_key=True).get(pk=attempt.door_id)  # two at once raise one alarm
-            raise_alarm(
-                kind=Alarm.Kind.REPEATED_REFUSALS,
-                message=f"{refused} refusals at {attempt.door} within {minutes} minutes",
-                at=at,
-                door=attempt.door,
-                terminal=attempt.terminal,
-            )
+    counted = queries.REFUSALS(door=attempt.door_id, since=at - REFUSALS_WINDOW)
+    refused, door_name = counted[0] if counted else (0, "")
+    if refused < REFUSALS_BEFORE_ALARM:
+        return
+    minutes = int(REFUSALS_WINDOW.total_seconds() // 60)
+    message = f"{refused} refusals at {door_name} within {minutes} minutes"
+    if queries.COUNT_ALARM_UP(
+        door=attempt.door_id,
+        terminal=attempt.terminal_id,
+        since=at - ALARM_REPEATS_WITHIN,
+        last_at=at,
+        message=message,
+    ):
+        return
+    with transaction.atomic():
+        Door.objects.select_for_update(no_key=True).get(pk=attempt.door_id)  # two at once raise one alarm
+        raise_alarm(
+            kind=Alarm.Kind.REPEATED_REFUSALS,
+            message=message,
+            at=at,
+            door=attempt.door,
+            terminal=attempt.terminal,
+        )
 
 
 # Terminals
@@ -520,26 +595,60 @@ def revoke_terminal(*, terminal: Terminal, actor: str, at: datetime) -> Terminal
     return terminal
 
 
+REPLAYED = "this request was sent before"
+
+
+@dataclass(frozen=True)
+class Claimant:
+    """The terminal that a request names, and whether that terminal has spent the request's nonce already."""
+
+    terminal: Terminal
+    nonce_is_spent: bool
+
+
+def find_terminal(*, key_id: str, nonce: str) -> Claimant | None:
+    """By its present key or its previous one. Read fresh each time: a cache would keep a revoked terminal
+    alive."""
+    for ask in queries.TERMINALS:
+        terminal = ask(key_id=key_id, nonce=nonce)
+        if terminal is not None:
+            return Claimant(terminal, bool(terminal.nonce_is_spent))  # type: ignore[attr-defined]
+    return None
+
+
 def spend_nonce(*, terminal: Terminal, nonce: str, created: datetime, at: datetime) -> None:
     """Refuses a nonce seen before. Copies of one request that race are decided by the database's constraint.
 
     Refusals: nonce_replayed, which also raises an alarm.
     """
-    expires = created + timedelta(seconds=settings.LINTEL_CLOCK_WINDOW_S) + NONCE_KEPT
     try:
         with transaction.atomic():
-            UsedNonce.objects.create(terminal=terminal, nonce=nonce, expires_at=expires)
-            if terminal.last_seen_at is None or at - terminal.last_seen_at >= LAST_SEEN_PRECISION:
-                Terminal.objects.filter(pk=terminal.pk).update(last_seen_at=at)
+            together(_spending(terminal, nonce, created))
+            _note_seen(terminal, at)
     except IntegrityError as error:
-        report_misuse(
-            kind=Alarm.Kind.NONCE_REPLAYED,
-            message=f"A recorded request of {terminal} was sent again",
-            terminal=terminal,
-            at=at,
-            code="nonce_replayed",
-        )
-        raise AccessRefused("nonce_replayed", "this request was sent before") from error
+        report_replay(terminal=terminal, at=at)
+        raise AccessRefused("nonce_replayed", REPLAYED) from error
+
+
+def report_replay(*, terminal: Terminal, at: datetime) -> None:
+    report_misuse(
+        kind=Alarm.Kind.NONCE_REPLAYED,
+        message=f"A recorded request of {terminal} was sent again",
+        terminal=terminal,
+        at=at,
+        code="nonce_replayed",
+    )
+
+
+def _spending(terminal: Terminal, nonce: str, signed_at: datetime) -> Question[None]:
+    """Ask it inside a transaction. IntegrityError says that the nonce was spent before."""
+    expires = signed_at + timedelta(seconds=settings.LINTEL_CLOCK_WINDOW_S) + NONCE_KEPT
+    return queries.INSERT_NONCE.of(UsedNonce(terminal=terminal, nonce=nonce, expires_at=expires))
+
+
+def _note_seen(terminal: Terminal, at: datetime) -> None:
+    if terminal.last_seen_at is None or at - terminal.last_seen_at >= LAST_SEEN_PRECISION:
+        Terminal.objects.filter(pk=terminal.pk).update(last_seen_at=at)
 
 
 def forget_nonces(*, at: datetime) -> int:

@@ -17,7 +17,6 @@ from django.utils import timezone
 
 import audit.services
 from accesscontrol import metrics, services
-from accesscontrol.models import AccessAttempt
 from accesscontrol.policy import Match, Reason
 from enrollment import gallery, payloads
 from recognition.payload import PayloadError, unpack
@@ -42,30 +41,46 @@ def identify(attempt_id: str, sequence: int) -> None:
     stranger and a
     person without access are told apart; then settles."""
     identity = UUID(attempt_id)
-    pending = AccessAttempt.objects.filter(pk=identity, state=AccessAttempt.State.PENDING).order_by()
-    for deadline_at, payload_key in pending.values_list("deadline_at", "payload_key"):
-        if timezone.now() >= deadline_at:
-            services.settle_attempt(attempt_id=identity)
-            return
-        try:
-            _search_and_settle(identity, payload_key, sequence)
-        except IdentificationError as refusal:
-            services.settle_attempt(attempt_id=identity, fault=refusal.fault, detail=refusal.detail)
+    try:
+        with metrics.stage("take"):
+            payload = _take(identity)
+        if payload is not None:
+            _search_and_settle(identity, payload, sequence)
+    except IdentificationError as refusal:
+        services.settle_attempt(attempt_id=identity, fault=refusal.fault, detail=refusal.detail)
 
 
-def _search_and_settle(attempt_id: UUID, payload_key: str, sequence: int) -> None:
-    payload = _take(payload_key)
+def _take(attempt_id: UUID) -> bytes | None:
+    """The capture; None when somebody settled the attempt already, or its deadline is over, which settles it."""
+    pending = services.payload_of_pending(attempt_id=attempt_id)
+    if pending is None:
+        return None
+    deadline_at, payload_key = pending
+    if timezone.now() >= deadline_at:
+        services.settle_attempt(attempt_id=attempt_id)
+        return None
+    try:
+        payload = payloads.take(payload_key) if payload_key else None
+    except payloads.PayloadStoreUnavailable as error:
+        raise IdentificationError(Reason.RECOGNIZER_FAULT, error.code) from error
+    if payload is None:
+        raise IdentificationError(Reason.PAYLOAD_MISSING)
+    return payload
+
+
+def _search_and_settle(attempt_id: UUID, payload: bytes, sequence: int) -> None:
     try:
         model = gallery.recognizer()
         features = unpack(payload, model.recognizer.profiles)
         started = time.perf_counter()
         embedding = model.embed_one(features)
         metrics.observe_model(seconds=time.perf_counter() - started)
-        people = gallery.gallery()
-        people.catch_up(sequence)
-        found = people.search(embedding, PEOPLE_COMPARED, at_sequence=sequence)
-        size = len(people)
-        threshold = gallery.match_threshold(features.profile_hash)
+        with metrics.stage("search"):
+            people = gallery.gallery()
+            people.catch_up(sequence)
+            found = people.search(embedding, PEOPLE_COMPARED, at_sequence=sequence)
+            size = len(people)
+            threshold = gallery.match_threshold(features.profile_hash)
     except PayloadError as error:
         raise IdentificationError(Reason.PAYLOAD_REFUSED, error.code) from error
     except gallery.GalleryBehind as error:
@@ -74,23 +89,14 @@ def _search_and_settle(attempt_id: UUID, payload_key: str, sequence: int) -> Non
     except Exception as error:  # whatever goes wrong in a model, the door stays shut and says so
         log.exception("attempt %s could not be identified", attempt_id)
         raise IdentificationError(Reason.RECOGNIZER_FAULT, "recognizer_fault") from error
-    services.settle_attempt(
-        attempt_id=attempt_id,
-        candidates=[Match(str(match.person_id), match.score) for match in found],
-        gallery_size=size,
-        threshold=threshold,
-        model=gallery.model_id(),
-    )
-
-
-def _take(payload_key: str) -> bytes:
-    try:
-        payload = payloads.take(payload_key) if payload_key else None
-    except payloads.PayloadStoreUnavailable as error:
-        raise IdentificationError(Reason.RECOGNIZER_FAULT, error.code) from error
-    if payload is None:
-        raise IdentificationError(Reason.PAYLOAD_MISSING)
-    return payload
+    with metrics.stage("settle"):
+        services.settle_attempt(
+            attempt_id=attempt_id,
+            candidates=[Match(str(match.person_id), match.score) for match in found],
+            gallery_size=size,
+            threshold=threshold,
+            model=gallery.model_id(),
+        )
 
 
 @shared_task(name="accesscontrol.tasks.expire_attempts", ignore_result=True)

@@ -9,6 +9,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from accesscontrol import health, live
 
 urlpatterns = [
+    path("api/v1/", include("accesscontrol.api_urls")),  # first: a door waits for every address tried before
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
     path("metrics", health.metrics, name="metrics"),
@@ -21,6 +22,5 @@ urlpatterns = [
         name="api_documentation",
     ),
     path("", include("accesscontrol.pages")),
-    path("api/v1/", include("accesscontrol.api_urls")),
     path("audit/", include("audit.urls")),
 ]

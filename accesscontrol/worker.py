@@ -6,9 +6,10 @@ import threading
 from typing import Any
 
 import structlog
-from celery.signals import heartbeat_sent, worker_ready, worker_shutting_down
+from celery.signals import heartbeat_sent, task_prerun, worker_ready, worker_shutting_down
 from django.conf import settings
 from django.core.cache import cache
+from django.db import close_old_connections
 from prometheus_client import start_http_server
 
 from accesscontrol.celery import WARM_UP_TASK, run_here
@@ -35,6 +36,14 @@ def announce(**_: Any) -> None:
         cache.set(WORKER_HEARD_KEY, True, timeout=WORKER_HEARD_TTL_S)
     except Exception:  # whatever the cache's driver raises, the next heartbeat tries again
         log.warning("worker_not_announced")
+
+
+@task_prerun.connect
+def keep_connections(task: Any = None, **_: Any) -> None:
+    """As at the begin of a request: what is broken or older than CONN_MAX_AGE is opened anew, the rest is kept. A task
+    that runs in the caller's own process uses the caller's connection, inside its transaction perhaps."""
+    if not task.request.is_eager:
+        close_old_connections()
 
 
 @worker_shutting_down.connect

@@ -214,6 +214,8 @@ def verify_consistency(
 
 # What a leaf says
 
+_TEXT = json.JSONEncoder(ensure_ascii=False)  # made once: json.dumps makes one for every word
+
 
 def canonical(value: Any) -> str:
     """RFC 8785 text of a JSON value: one text for one value, in every language.
@@ -224,7 +226,7 @@ def canonical(value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, str):
         value.encode("utf-8")  # a lone surrogate has no bytes
-        return json.dumps(str(value), ensure_ascii=False)
+        return _TEXT.encode(str(value))
     if isinstance(value, int):
         # A large double without a fraction reads back as an integer; any other would change on the way.
         if abs(value) > MAX_EXACT_INTEGER and not _is_text_of_a_double(value):

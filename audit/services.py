@@ -89,8 +89,7 @@ def record(
     }
     details_json, commitments_json = chain.canonical(_plain(details or {})), chain.canonical(commitments)
     with transaction.atomic(savepoint=False):  # an effect whose entry failed must not commit
-        _lock()
-        tree = _tree(_size())
+        tree = _tree_of(*_lock())
         entry = Entry(
             index=tree.size,
             at=at,
@@ -103,10 +102,12 @@ def record(
         leaf = chain.entry_leaf(entry.as_object())
         entry.hashes = b"".join(tree.append(leaf))
         entry.root = tree.root()
-        entry.save(force_insert=True)
-        PersonalField.objects.bulk_create(
-            _seal(entry.index, name, salts[name], value, randomness) for name, value in values.items()
-        )
+        _insert(entry)
+        _remember(tree, entry.root)
+        if values:
+            PersonalField.objects.bulk_create(
+                _seal(entry.index, name, salts[name], value, randomness) for name, value in values.items()
+            )
         if tree.size % CHECKPOINT_EVERY == 0:
             _sign(size=tree.size, root=entry.root, at=at)
     return entry
@@ -138,19 +139,69 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _lock() -> None:
-    """From here to the end of the transaction nobody else appends."""
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK])
+#: Asked with every entry, so without the query builder, which takes ten times as long as the question.
+_LAST = 'SELECT "index", root FROM audit_entry ORDER BY "index" DESC LIMIT 1'
+
+
+def _lock() -> tuple[int, bytes]:
+    """From here to the end of the transaction nobody else appends. How many entries there are, and the root that the
+    last one states: on Postgres two statements that travel together, and the second sees what was committed while the
+    first one waited."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(f"SELECT pg_advisory_xact_lock(%s); {_LAST}", [APPEND_LOCK])
+            cursor.nextset()
+        else:
+            cursor.execute(_LAST)
+        return _read_last(cursor)
 
 
 def _size() -> int:
-    """Asked with every entry, so without the query builder, which takes ten times as long as the question."""
     with connection.cursor() as cursor:
-        cursor.execute('SELECT MAX("index") FROM audit_entry')
-        (last,) = cursor.fetchone()
-    return 0 if last is None else int(last) + 1
+        cursor.execute(_LAST)
+        return _read_last(cursor)[0]
+
+
+def _read_last(cursor: Any) -> tuple[int, bytes]:
+    found = cursor.fetchone()
+    return (0, chain.EMPTY_ROOT) if found is None else (int(found[0]) + 1, bytes(found[1]))
+
+
+def _insert(entry: Entry) -> None:
+    """What `entry.save(force_insert=True)` does, without building the statement anew each time."""
+    values = [
+        field.get_db_prep_save(getattr(entry, field.attname), connection=connection)
+        for field in Entry._meta.concrete_fields
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(_INSERT, values)
+    entry._state.adding, entry._state.db = False, connection.alias
+
+
+_INSERT = "INSERT INTO {} ({}) VALUES ({})".format(  # noqa: S608 (names are ours)
+    Entry._meta.db_table,
+    ", ".join(f'"{field.column}"' for field in Entry._meta.concrete_fields),
+    ", ".join("%s" for _ in Entry._meta.concrete_fields),
+)
+
+#: The tree after the last entry that this process appended, and its root. Whoever appends next from here needs no
+#: hashes from the database, if nobody else appended in between.
+_remembered: tuple[CompactRange, bytes] | None = None
+
+
+def _tree_of(size: int, root: bytes) -> CompactRange:
+    """The tree that the next entry joins. The remembered one counts only when its root is the database's own: an
+    entry that was rolled back, or written by somebody else, has another. Equal roots are equal trees."""
+    remembered = _remembered
+    if remembered is not None and remembered[0].size == size and remembered[1] == root:
+        return remembered[0].copy()
+    return _tree(size)
+
+
+def _remember(tree: CompactRange, root: bytes) -> None:
+    """Under the lock of whoever appends; a thread that reads meanwhile sees the old pair or the new one."""
+    global _remembered
+    _remembered = (tree.copy(), root)
 
 
 def _tree(size: int) -> CompactRange:
@@ -262,8 +313,7 @@ def _bytes(value: Any) -> bytes:
 def checkpoint(at: datetime) -> Checkpoint:
     """A signed checkpoint over the whole log: the latest one if nothing was recorded since."""
     with transaction.atomic(savepoint=False):
-        _lock()
-        size = _size()
+        size, _ = _lock()
         latest = latest_checkpoint()
         if latest is not None and latest.size == size:
             return latest

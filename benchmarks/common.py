@@ -39,7 +39,29 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "load_average_at_start": round(os.getloadavg()[0], 2),
+        "scheduling": scheduling(),
     }
+
+
+def calibration_ms() -> float:
+    """The best of ten rounds of a fixed loop, in processor time: how fast one core was just now, for comparison."""
+    best = float("inf")
+    for _ in range(10):
+        started, total = time.thread_time(), 0
+        for number in range(200_000):
+            total += number * number % 7
+        best = min(best, (time.thread_time() - started) * 1000)
+    return round(best, 1)
+
+
+def scheduling() -> str:
+    """How the kernel was asked to treat this process and its children: figures under a real-time policy are those of
+    a machine that does nothing else."""
+    policy = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else 0
+    if policy in (getattr(os, "SCHED_FIFO", -1), getattr(os, "SCHED_RR", -1)):
+        return f"real-time, priority {os.sched_getparam(0).sched_priority}"
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    return "ordinary" if nice == 0 else f"nice {nice}"
 
 
 def interleaved(
@@ -102,7 +124,8 @@ def record(
             "",
             f"Machine: {before['processor']}, {before['cores']} cores, {before['memory_gib']} GiB,"
             f" {before['system']}, Python {before['python']}, {versions}."
-            f" Load average at the start: {before['load_average_at_start']}.",
+            f" Load average at the start: {before['load_average_at_start']}."
+            f" Scheduling: {before['scheduling']}.",
             "",
             f"Again: `python -m benchmarks.{name}`",
             "",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import django
 import numpy as np
@@ -22,7 +24,8 @@ from django.utils import timezone  # noqa: E402
 from accesscontrol.celery import RECOGNITION_QUEUE, app  # noqa: E402
 from accesscontrol.models import AccessAttempt, AccessGroup, AccessRule, Door, Terminal  # noqa: E402
 from accesscontrol.services import issue_pairing_code, submit_attempt  # noqa: E402
-from enrollment import gallery, payloads, sealing  # noqa: E402
+from enrollment import gallery, payloads, sealing, tasks  # noqa: E402, F401 (tasks are found by name)
+from enrollment import services as enrollment  # noqa: E402
 from enrollment.models import Consent, Enrollment, Person, ProtectedTemplate  # noqa: E402
 from recognition.frequency import to_frequency  # noqa: E402
 from recognition.noise import perturb  # noqa: E402
@@ -74,6 +77,30 @@ def fill_gallery(count: int) -> None:
                 ProtectedTemplate.objects.filter(pk=template.pk).update(active=True)
 
 
+def enroll(file: str) -> str:
+    """One more person of the benchmark's group, enrolled from these captures through the services."""
+    at = timezone.now()
+    person = enrollment.register_person(full_name="Portrait", actor=ACTOR, at=at)
+    enrollment.record_consent(
+        person=person, text="benchmark", version="1", method="signed", actor=ACTOR, at=at
+    )
+    AccessGroup.objects.get(name="Benchmark").members.add(person)
+    captures = [base64.b64decode(text) for text in json.loads(Path(file).read_text())]
+    begun = enrollment.begin_enrollment(person=person, captures_wanted=len(captures), actor=ACTOR, at=at)
+    settings.LINTEL_DISPATCH = "benchmarks.rows.run_now"
+    for payload in captures:
+        enrollment.submit_capture(enrollment=begun, payload=payload, at=timezone.now())
+    begun.refresh_from_db()
+    if begun.state != Enrollment.State.COMPLETED:
+        raise RuntimeError(f"the enrollment is {begun.state}: {begun.last_reason}")
+    return str(person.pk)
+
+
+def run_now(task_name: str, **arguments: str) -> None:
+    """LINTEL_DISPATCH of `enroll`: on this thread, at commit."""
+    transaction.on_commit(lambda: app.tasks[task_name](**arguments))
+
+
 def pairing_code() -> str:
     """For a new terminal at the one door."""
     terminal = Terminal.objects.create(name=f"Benchmark {Terminal.objects.count()}", door=Door.objects.get())
@@ -123,6 +150,8 @@ def main(action: str, *arguments: str) -> None:
         fill_gallery(int(arguments[0]))
     elif action == "pairing_code":
         sys.stdout.write(pairing_code())
+    elif action == "enroll":
+        sys.stdout.write(enroll(arguments[0]))
     elif action == "enqueue":
         sys.stdout.write(enqueue(int(arguments[0])))
     elif action == "submit":

@@ -70,8 +70,14 @@ class Gallery:
 
     @property
     def people(self) -> int:
+        """Everybody who has a template in here."""
+        return self.people_among(None)
+
+    def people_among(self, permitted: Collection[UUID] | None) -> int:
+        """With how many different people a search among `permitted` compares. None is everybody, as in `search`."""
         with self._lock:
-            return len(self._contents.templates_of)
+            known = self._contents.templates_of
+            return len(known) if permitted is None else len(known.keys() & set(permitted))
 
     def catch_up(self, sequence: int) -> None:
         """Afterwards every change up to `sequence` is in here, or GalleryBehind was raised. Loads at first
@@ -247,10 +253,15 @@ def model_id() -> str:
     return _model_id(str(settings.LINTEL_MODEL))
 
 
-def match_threshold(profile_hash: str | None = None) -> float:
-    """The least score that counts as a match in this gallery at its present size."""
+def match_threshold(profile_hash: str | None = None, *, permitted: Collection[UUID] | None = None) -> float:
+    """The least score that counts as a match in a search of this gallery among `permitted` (None: everybody).
+
+    A model's thresholds are calibrated on the best score of each person's templates, so what counts is how many people
+    have templates in the search, and not how many templates these are: the several of one person are not as many
+    independent chances of a stranger.
+    """
     return recognizer().recognizer.threshold_for(
-        gallery_size=max(1, len(gallery())),
+        gallery_size=max(1, gallery().people_among(permitted)),
         target_fpir=settings.LINTEL_TARGET_FPIR,
         profile_hash=profile_hash,
     )
@@ -265,7 +276,9 @@ def forget() -> None:
 
 @cache
 def _recognizer(name: str) -> BatchingRecognizer:
-    return BatchingRecognizer(Recognizer.load(name, device=settings.LINTEL_DEVICE))
+    """Nobody is kept waiting for company: what arrives while a batch is computed is the next batch, so batches grow
+    with the queue, and a lone person at a door is not slowed down for it."""
+    return BatchingRecognizer(Recognizer.load(name, device=settings.LINTEL_DEVICE), max_wait_ms=0)
 
 
 @cache

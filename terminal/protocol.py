@@ -137,9 +137,10 @@ def sign_request(
     return headers | _signature_headers(components, params, private_key)
 
 
-def read_key_id(headers: Mapping[str, str]) -> str:
-    """Whose key to look up. Nothing is verified yet: use the answer for nothing else."""
-    return _read_signature(_lowercase(headers), tag=REQUEST_TAG).key_id
+def read_claim(headers: Mapping[str, str]) -> SignedRequest:
+    """Whose key to look up, and which nonce. Nothing is verified yet: use the answer for nothing else."""
+    signature = _read_signature(_lowercase(headers), tag=REQUEST_TAG)
+    return SignedRequest(key_id=signature.key_id, nonce=signature.nonce, created=signature.created)
 
 
 def verify_request(

@@ -21,7 +21,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.throttling import BaseThrottle
 
-from accesscontrol import captures, decisions, services
+from accesscontrol import captures, decisions, metrics, services
 from accesscontrol.api.base import (
     REPLY_LIFETIME_S,
     AccessView,
@@ -32,13 +32,20 @@ from accesscontrol.api.base import (
     refusal,
     valid,
 )
-from accesscontrol.authentication import PairingRate, signed_request
+from accesscontrol.authentication import (
+    PairingRate,
+    TerminalSignature,
+    replayed,
+    signed_at,
+    signed_request,
+    spend_nonce,
+)
 from accesscontrol.models import AccessAttempt, Scope, Terminal
 from accesscontrol.policy import EXPLANATIONS, Reason
 from accesscontrol.problems import Problem
 from enrollment.api import CaptureParser
 from recognition.payload import CONTENT_TYPE, MAX_PAYLOAD_BYTES
-from terminal.protocol import public_key_of
+from terminal.protocol import SignedRequest, public_key_of
 
 UNAVAILABLE = frozenset({"payload_store_unavailable", "queue_unavailable"})
 
@@ -287,6 +294,7 @@ class AttemptsView(AccessView):
 
     scopes: ClassVar[dict[str, str]] = {"GET": Scope.ATTEMPTS_READ}
     parser_classes = (CaptureParser, JSONParser)
+    _nonce_is_left_to_the_attempt = False
 
     @property
     def _kind(self) -> type[AccessView]:
@@ -294,6 +302,8 @@ class AttemptsView(AccessView):
         return IntegratorView if getattr(self.request, "method", "") == "GET" else TerminalView
 
     def get_authenticators(self) -> list[BaseAuthentication]:
+        if self._kind is TerminalView:
+            return [TerminalSignature(spends_nonce=False)]
         return [kind() for kind in self._kind.authentication_classes]
 
     def get_permissions(self) -> list[BasePermission]:
@@ -352,10 +362,18 @@ class AttemptsView(AccessView):
         payload: object = request.data
         if not isinstance(payload, bytes):
             raise Problem(415, "unsupported_media_type", f"a capture is sent as {CONTENT_TYPE}")
-        nonce = _nonce(request)
-        attempt = services.submit_attempt(
-            terminal=_terminal(request), payload=payload, nonce=nonce, at=timezone.now()
-        )
+        signed = _signed(request)
+        self._nonce_is_left_to_the_attempt = True
+        try:
+            with metrics.stage("accept"):
+                attempt = services.submit_attempt(
+                    terminal=_terminal(request), payload=payload, nonce=signed.nonce, at=timezone.now(),
+                    signed_at=signed_at(signed),
+                )  # fmt: skip
+        except services.AccessRefused as refusal:
+            if refusal.code == "nonce_replayed":
+                raise replayed() from refusal
+            raise
         if attempt.detail in UNAVAILABLE:
             raise Problem(
                 503,
@@ -366,8 +384,27 @@ class AttemptsView(AccessView):
                 reason=attempt.reason,
             )
         if attempt.state == AccessAttempt.State.PENDING:
-            attempt = _wait(attempt)
-        return _answer(attempt, nonce=nonce)
+            with metrics.stage("wait"):
+                attempt = _wait(attempt)
+        return _answer(attempt, nonce=signed.nonce)
+
+    def perform_authentication(self, request: Request) -> None:
+        if request.method != "POST":
+            return super().perform_authentication(request)
+        with metrics.stage("authenticate"):
+            return super().perform_authentication(request)
+
+    def handle_exception(self, exc: Exception) -> Response:
+        """A believed request that led to no attempt has spent its nonce all the same."""
+        request = self.request
+        signed = signed_request(getattr(request, "_request", request))
+        if signed is not None and not self._nonce_is_left_to_the_attempt:
+            self._nonce_is_left_to_the_attempt = True
+            try:
+                spend_nonce(_terminal(request), signed, timezone.now())
+            except Exception as instead:  # a replay, or a database that is gone: either is the better answer
+                exc = instead
+        return super().handle_exception(exc)
 
 
 class AttemptView(TerminalView):
@@ -426,7 +463,7 @@ def _wait(attempt: AccessAttempt) -> AccessAttempt:
             "No worker can be heard; the door stays shut.",
             attempt_id=str(attempt.pk),
         ) from error
-    return AccessAttempt.objects.get(pk=attempt.pk)
+    return services.attempt_now(attempt_id=attempt.pk)
 
 
 def _answer(attempt: AccessAttempt, *, nonce: str) -> Response:
@@ -464,8 +501,12 @@ def _terminal(request: Request) -> Terminal:
     return terminal
 
 
-def _nonce(request: Request) -> str:
+def _signed(request: Request) -> SignedRequest:
     signed = signed_request(request._request)
     if signed is None:  # the authentication class ran, or this view would not
         raise Problem(401, "signature_missing", "the request carries no signature")
-    return signed.nonce
+    return signed
+
+
+def _nonce(request: Request) -> str:
+    return _signed(request).nonce

@@ -192,7 +192,7 @@ def test_we_verify_a_request_that_another_implementation_signed():
 
 def test_an_honest_request_is_believed():
     headers = signed()
-    assert protocol.read_key_id(headers) == "door-1"
+    assert protocol.read_claim(headers).key_id == "door-1"
     assert verified(headers) == protocol.SignedRequest(key_id="door-1", nonce=NONCE, created=NOW)
 
 
