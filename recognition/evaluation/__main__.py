@@ -78,7 +78,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "template": {"count": 50, "steps": 60, "inverted": 8},
     },
     "full": {
-        "linear": {"count": 50, "baselines": True, "float": True, "uniform": EPSILONS, "transforms": BOTH},
+        "linear": {"baselines": True, "float": True, "uniform": EPSILONS, "transforms": BOTH},
         "learned": {
             "count": 50, "passes": 24_000, "further": 4000, "baselines": True, "uniform": EPSILONS,
             "transforms": BOTH,
