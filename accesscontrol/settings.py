@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import django_stubs_ext
 import structlog
@@ -120,6 +121,11 @@ _postgres = env.database("LINTEL_DATABASE_URL")
 if PRODUCTION:
     env.required("LINTEL_DATABASE_URL", "production keeps its rows in Postgres")
     env.required("LINTEL_REDIS_URL", "production hands work and payloads over through Redis")
+#: Whoever waits so long for another's lock gives up: a door is told that the database is not available.
+DATABASE_LOCK_TIMEOUT_S = 10
+if _postgres:
+    _options = cast("dict[str, str]", _postgres["OPTIONS"])
+    _options.setdefault("options", f"-c lock_timeout={DATABASE_LOCK_TIMEOUT_S}s")
 DATABASES: dict[str, dict[str, object]] = {
     "default": {**_postgres, "CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
     if _postgres
@@ -130,7 +136,7 @@ DATABASES: dict[str, dict[str, object]] = {
         "OPTIONS": {
             # IMMEDIATE: a transaction that will write takes its lock first, so it waits instead of failing half-way.
             "transaction_mode": "IMMEDIATE",
-            "timeout": 10,
+            "timeout": DATABASE_LOCK_TIMEOUT_S,
             # secure_delete: an erased template must not stay readable in a free page of the file.
             "init_command": (
                 "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON; PRAGMA secure_delete=ON;"

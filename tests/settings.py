@@ -42,5 +42,11 @@ STATIC_ROOT = _data_dir / "staticfiles"
 STATIC_ROOT.mkdir(exist_ok=True)
 # Threads of tests give their connection back at once: one kept open would keep the test database from being dropped.
 DATABASES["default"]["CONN_MAX_AGE"] = 0
+# Two busy cores and many writers: waiting for a lock is no fault there.
+DATABASES["default"]["OPTIONS"] |= (  # type: ignore[operator]
+    {"timeout": 120}
+    if "sqlite3" in str(DATABASES["default"]["ENGINE"])
+    else {"options": "-c lock_timeout=120s"}
+)
 # A busy machine must not turn a yes into "no answer in time"; tests of the deadline set their own.
 LINTEL_ATTEMPT_DEADLINE_MS = 30_000

@@ -5,7 +5,6 @@ threads.
 from __future__ import annotations
 
 import os
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -276,20 +275,25 @@ def test_redis_dying_while_a_request_waits_leaves_the_door_shut(
 def test_a_locked_database_is_a_clear_refusal_and_not_a_crash(
     place: Place, alice: Person, payload: Payload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if connection.vendor != "sqlite":
-        return  # Postgres locks rows; a writer waits for another as the races above show
-    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "timeout", 0.1)
+    impatient = {"timeout": 0.1} if connection.vendor == "sqlite" else {"options": "-c lock_timeout=100ms"}
     connection.close()
-    intruder = sqlite3.connect(connection.settings_dict["NAME"])
+    intruder = connection.copy()
     try:
-        intruder.execute("BEGIN IMMEDIATE")
-        response = place.device.attempt(payload(ALICE))
-        assert (response.status_code, response.json()["code"]) == (503, "database_unavailable")
-        assert response["Retry-After"]
+        with monkeypatch.context() as patch, intruder.cursor() as cursor:
+            if connection.vendor == "sqlite":
+                cursor.execute("BEGIN IMMEDIATE")
+            else:
+                intruder.set_autocommit(False)
+                cursor.execute("LOCK TABLE accesscontrol_accessattempt IN ACCESS EXCLUSIVE MODE")
+            for name, value in impatient.items():
+                patch.setitem(connection.settings_dict["OPTIONS"], name, value)
+            response = place.device.attempt(payload(ALICE))
+            assert (response.status_code, response.json()["code"]) == (503, "database_unavailable")
+            assert response["Retry-After"]
     finally:
-        intruder.rollback()
         intruder.close()
         connection.close()
+    assert not AccessAttempt.objects.exists()
     assert place.device.attempt(payload(ALICE)).json()["granted"] is True
 
 
