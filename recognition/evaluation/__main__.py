@@ -80,12 +80,11 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "full": {
         "linear": {"baselines": True, "float": True, "uniform": EPSILONS, "transforms": BOTH},
         "learned": {
-            "count": 50, "passes": 24_000, "further": 4000, "baselines": True, "uniform": EPSILONS,
-            "transforms": BOTH,
+            "passes": 20_000, "further": 2000, "baselines": True, "uniform": EPSILONS, "transforms": BOTH,
         },
-        "averaging": {"count": 30, "captures": CAPTURES, "learned": True, "passes": 16_000, "people": 15},
-        "linkage": {"count": 200, "passes": 60_000},
-        "template": {"count": 200, "steps": 120, "inverted": 40, "train_count": 2000},
+        "averaging": {"count": 30, "captures": CAPTURES, "learned": True, "passes": 8000, "people": 15},
+        "linkage": {"count": 200, "passes": 30_000},
+        "template": {"count": 250, "steps": 120, "inverted": 40, "train_count": 2000},
     },
 }  # fmt: skip
 
@@ -834,7 +833,7 @@ def _attack(sub: argparse.ArgumentParser, name: str) -> None:
             "--further",
             type=int,
             metavar="PASSES",
-            help="networks after the first of a transform start from the one before, and train this much",
+            help="networks after the first start from the one before, and are shown this many faces",
         )
     if name == "averaging":
         sub.add_argument(

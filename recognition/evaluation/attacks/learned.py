@@ -104,8 +104,9 @@ class UNet(nn.Module):
             Down(low + high, high) for low, high in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
         self.out = nn.Conv2d(width, 3 * 4, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        with torch.no_grad():
+            for parameter in self.out.parameters():
+                parameter.zero_()
 
     def forward(self, x: Tensor, colour: Tensor) -> Tensor:
         """x (N, 6, 112, 112); colour (N, 3), the mean colour the attacker knows."""
@@ -137,7 +138,8 @@ class LearnedAttack:
         if the checkpoint was trained for something else."""
         self.protection, self.training, self.checkpoint = protection, training, checkpoint
         torch.manual_seed(training.seed)
-        self.network = UNet(training.width).to(memory_format=torch.channels_last)
+        self.network = UNet(training.width)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         if start is not None:
             self.network.load_state_dict(start.network.state_dict())
         self._replicas = Replicas(self.network)

@@ -84,9 +84,13 @@ class Linker:
             for group in optimiser.param_groups:
                 group["lr"] = plan.learning_rate * max(0.02, min(1.0, 2.0 * (1 - share)))
             values, wanted = torch.from_numpy(self.profile.values_of(codes)), torch.from_numpy(targets[rows])
-            loss = replicas.gradients(
-                plan.batch, lambda network, part, v=values, w=wanted: self._loss(network, v[part], w[part])
-            )
+
+            def loss_of(
+                network: nn.Module, part: slice, seen: Tensor = values, target: Tensor = wanted
+            ) -> Tensor:
+                return self._loss(network, seen[part], target[part])
+
+            loss = replicas.gradients(plan.batch, loss_of)
             optimiser.step()
             passes += plan.batch
             progress(passes, loss)

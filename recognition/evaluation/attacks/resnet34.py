@@ -89,6 +89,9 @@ def decode_weights(manifest: bytes, blob: bytes) -> dict[str, NDArray[np.float32
 class Convolution(nn.Module):
     """Convolution, then a scale and an offset per channel (dlib's affine layer), then perhaps ReLU."""
 
+    filters: Tensor
+    bias: Tensor
+
     def __init__(
         self, weights: Mapping[str, NDArray[np.float32]], name: str, stride: int, relu: bool
     ) -> None:
@@ -126,6 +129,10 @@ class Block(nn.Module):
 
 class ResNet34(nn.Module):
     """Aligned crops (N, 3, 112, 112), RGB 0..255, to descriptors (N, 128): compared by distance, not by angle."""
+
+    last: Tensor
+    mean: Tensor
+    placing: Tensor
 
     def __init__(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
         super().__init__()

@@ -200,19 +200,18 @@ def run_learned(
 ) -> list[dict[str, Any]]:
     """Train a U-Net for each protection (or resume it), then attack with each number of captures.
 
-    further: faces shown to every network after the first of its transform, which starts from the one before it;
-    None: every network starts from nothing and sees all of training.passes.
+    further: faces shown to every network after the first, which starts from the one before it (what goes in are
+    pictures, whatever the transform); None: every network starts from nothing and sees all of training.passes.
     """
     rows = [flat_row(victims, judge)]
-    before: dict[str, LearnedAttack] = {}
+    before: LearnedAttack | None = None
     for protection in protections:
-        transform = describe(protection)["transform"]
-        start = before.get(transform) if further is not None else None
+        start = before if further is not None else None
         plan = training if start is None or further is None else replace(training, passes=further)
         attack = trained(
             protection, training_crops, plan, checkpoints, minutes=minutes, start=start, report=report
         )
-        before[transform] = attack
+        before = attack
         for k in captures:
             recovered = attack.attack(victims.crops, captures=k, seed=seed)
             rows.append(
