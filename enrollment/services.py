@@ -17,7 +17,7 @@ import numpy as np
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Max, QuerySet
+from django.db.models import Max, Q, QuerySet
 from django.utils.module_loading import import_string
 from numpy.typing import NDArray
 
@@ -327,7 +327,9 @@ def _reason_not_to_begin(
         return EnrollmentRefused("enrollment_in_progress", "this person is being enrolled already")
     if terminal_id is not None:
         if not _may_enroll_at(terminal_id):
-            return EnrollmentRefused("terminal_unknown", "no terminal that is in use has this id: choose another")
+            return EnrollmentRefused(
+                "terminal_unknown", "no terminal that is in use has this id: choose another"
+            )
         at_terminal = Enrollment.objects.select_for_update().filter(
             terminal_id=terminal_id, state=Enrollment.State.OPEN
         )
@@ -502,6 +504,14 @@ def staged_templates(*, enrollment_id: uuid.UUID) -> list[sealing.OpenTemplate]:
     )
 
 
+def known_to_be_others(*, person_id: uuid.UUID) -> frozenset[uuid.UUID]:
+    """Whom somebody has decided about already: they look like this person and are not. Nobody is asked twice."""
+    decided = Enrollment.objects.filter(state=Enrollment.State.COMPLETED, duplicate_of__isnull=False)
+    pairs = decided.filter(Q(person_id=person_id) | Q(duplicate_of_id=person_id))
+    found = {one for pair in pairs.values_list("person_id", "duplicate_of_id") for one in pair}
+    return frozenset(found - {person_id})
+
+
 def fuse(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """The normalised mean of unit vectors, float32 (D,). Protection is a rotation, so the mean of
     protected templates is the protected mean of the embeddings; the noise of k captures shrinks with the
@@ -642,7 +652,9 @@ def attach_to_duplicate(*, enrollment: Enrollment, actor: str, at: datetime) -> 
         sealing.move_templates(enrollment.templates.all(), to=other)
         if not mistaken_for.templates.exists():
             sealing.shred_data_key(mistaken_for)
-        enrollment.person = other  # saved with its new state below: the other may be in an enrollment of their own
+        enrollment.person = (
+            other  # saved with its new state below: the other may be in an enrollment of their own
+        )
         audit.services.record(
             kind="enrollment.attached",
             actor=actor,

@@ -115,7 +115,8 @@ def _somebody_else_like(probe: ProtectedTemplate, *, own: UUID, sequence: int) -
     people = gallery.gallery()
     people.catch_up(sequence)
     threshold = gallery.match_threshold()
-    for match in people.search_template(probe, 2, at_sequence=sequence):
-        if match.person_id != own and match.score >= threshold:
+    others = services.known_to_be_others(person_id=own)
+    for match in people.search_template(probe, 2 + len(others), at_sequence=sequence):
+        if match.person_id not in {own, *others} and match.score >= threshold:
             return match.person_id, match.score
     return None

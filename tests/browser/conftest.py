@@ -152,6 +152,10 @@ class Server:
             self.api("POST", f"people/{person['id']}/consents", consent)
         return str(person["id"])
 
+    def erase_everybody(self) -> None:
+        for person in self.api("GET", "people?limit=200")["results"]:
+            self.api("POST", f"people/{person['id']}/erase", {})
+
     def api(self, method: str, path: str, document: Any = None) -> Any:
         """One operation of the API, as a system whose token may do everything with people."""
         answer = httpx.request(

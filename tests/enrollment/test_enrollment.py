@@ -172,6 +172,18 @@ def test_a_face_that_is_enrolled_under_another_name_waits_for_a_decision(enroll)
     assert set(found_at_the_door(ALICES_FACE)) == {alice, second_name}
 
 
+def test_two_who_were_told_apart_are_not_asked_about_again(enroll, capture):
+    twins = somebody("Alice"), somebody("Alicia")
+    enroll(twins[0], ALICES_FACE)
+    services.complete_enrollment(
+        enrollment=enroll(twins[1], ALICES_FACE), accept_duplicate=True, reason="twins", actor="desk", at=NOW
+    )
+    for twin in twins:
+        assert enroll(twin, ALICES_FACE).state == Enrollment.State.COMPLETED
+        assert capture(begin(twin, wanted=1, add=True), ALICES_FACE).state == Enrollment.State.COMPLETED
+    assert enroll(somebody("Mallory"), ALICES_FACE).state == Enrollment.State.DUPLICATE_FOUND
+
+
 def test_a_duplicate_that_is_rejected_leaves_nothing(enroll):
     enroll(somebody("Alice"), ALICES_FACE)
     enrollment = enroll(somebody("Mallory"), ALICES_FACE)
