@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from recognition.checkpoint import load_model
 from recognition.frequency import to_frequency
 from recognition.heads import ArcFace, CosFace
 from recognition.noise import code_thresholds
+from recognition.training import ship
 from recognition.training.config import CONFIGS
 from recognition.training.data import Faces, draw, hold_out, join, read_folder, read_pack, read_tar
 from recognition.training.perturbation import Perturbation, Transform, fit_profile, measure
@@ -173,6 +176,25 @@ def test_a_receiver_that_restores_comes_closer_to_the_clean_features(faces: Face
     explained = [run.step()["restored"] for _ in range(50)]
     assert np.mean(explained[-10:]) > np.mean(explained[:10]) + 0.05
     assert all(torch.equal(value, trunk[key]) for key, value in run.student.backbone.trunk.state_dict().items())
+
+
+def test_a_shipped_run_names_nobody_until_it_is_calibrated(
+    faces: Faces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(
+        SMALL, budgets="uniform", epsilon_mean=8.0, other_epsilons=(16.0,), easy_share=0.0, exact_share=1.0
+    )
+    run = Run(config, faces, tmp_path / "run")
+    run.step()
+    run.save()
+    arguments = ["--run", str(tmp_path / "run"), "--out", str(tmp_path / "model"), "--name", "tried"]
+    arguments += ["--profiles", "strict", "balanced", "--default", "balanced"]
+    monkeypatch.setattr("sys.argv", ["ship", *arguments])
+    assert ship.main() == 0
+    model = load_model(tmp_path / "model")
+    assert [one.profile.name for one in model.accepted] == ["balanced", "strict"]
+    assert json.loads(capsys.readouterr().out)["profiles"]["strict"] == model.accepted[1].profile.hash
+    assert model.accepted[0].calibration.threshold_for(gallery_size=1, target_fpir=0.5) == 1.0
 
 
 def test_every_named_config_is_consistent_and_named_after_itself() -> None:
