@@ -124,10 +124,15 @@ def bar(what: str) -> Iterator[Bar]:
 def verification_command(options: argparse.Namespace) -> dict[str, Any]:
     if options.pairs is None and options.images.suffix == ".bin":
         images, pairs = data.read_bin(options.images)
+    elif options.pairs is None and options.images.suffix == ".npz":
+        images = data.open_images(options.images, leave_out=options.leave_out)
+        identities = data.pack_identities(options.images, leave_out=options.leave_out)
+        pairs = data.draw_pairs(identities, seed=options.seed)
     elif options.pairs is None:
-        raise data.DataError("--pairs is needed with anything but a .bin set")
+        raise data.DataError("--pairs is needed with anything but a .bin set or a labelled npz pack")
     else:
-        images, pairs = data.open_images(options.images), data.read_pairs(options.pairs)
+        images = data.open_images(options.images, leave_out=options.leave_out)
+        pairs = data.read_pairs(options.pairs)
     if options.every > 1:
         pairs = pairs.every(options.every)
     embedder = _embedder(options)
@@ -648,8 +653,12 @@ def parser() -> argparse.ArgumentParser:
     _images(sub)
     _model(sub)
     sub.add_argument(
-        "--pairs", type=Path, metavar="CSV", help="fold,img1,img2,same; not needed with a .bin set"
+        "--pairs",
+        type=Path,
+        metavar="CSV",
+        help="fold,img1,img2,same; not needed with a .bin set; drawn from the labels of an npz pack",
     )
+    sub.add_argument("--leave-out", metavar="MASK", help="name of an npz pack's mask of pictures not to use")
     sub.add_argument("--captures", type=int, default=1, help="captures fused per picture")
     sub.add_argument("--every", type=int, default=1, metavar="N", help="every N-th pair only: a quick look")
     sub.add_argument(

@@ -219,6 +219,42 @@ def read_pairs(path: Path | str) -> Pairs:
     )
 
 
+PAIRS_A_FOLD = 300  # of each kind, as LFW has them
+
+
+def draw_pairs(identities: Mapping[str, str], *, seed: int, folds: int = BIN_FOLDS) -> Pairs:
+    """Pairs in LFW's manner for a set that comes without: ten folds of people, in each up to 300 pairs of one person
+    and as many of two. People are drawn before pictures, so nobody decides by being photographed often."""
+    rng = np.random.default_rng(seed)
+    pictures: dict[str, list[str]] = {}
+    for name in sorted(identities):
+        pictures.setdefault(identities[name], []).append(name)
+    rows: dict[tuple[str, str], tuple[bool, int]] = {}
+    for fold, part in enumerate(np.array_split(rng.permutation(sorted(pictures)), folds)):
+        people = [str(person) for person in part]
+        several = [person for person in people if len(pictures[person]) > 1]
+        if not several or len(people) < 2:
+            raise DataError(f"{len(pictures)} people are too few for {folds} folds of pairs")
+        wanted = {True: 0, False: 0}
+        for attempt in range(4 * PAIRS_A_FOLD):
+            same = attempt % 2 == 0
+            if same:
+                first, second = rng.choice(pictures[several[rng.integers(len(several))]], 2, replace=False)
+            else:
+                one, other = rng.choice(people, 2, replace=False)
+                first, second = rng.choice(pictures[str(one)]), rng.choice(pictures[str(other)])
+            pair = (str(min(first, second)), str(max(first, second)))
+            if pair not in rows and wanted[same] < PAIRS_A_FOLD:
+                rows[pair] = (same, fold)
+                wanted[same] += 1
+    return Pairs(
+        tuple(first for first, _ in rows),
+        tuple(second for _, second in rows),
+        np.array([same for same, _ in rows.values()], bool),
+        np.array([fold for _, fold in rows.values()], np.int64),
+    )
+
+
 def read_labels(path: Path | str) -> dict[str, dict[str, str]]:
     """csv with a column `file` and any others: name (without extension) -> its other columns."""
     labels: dict[str, dict[str, str]] = {}

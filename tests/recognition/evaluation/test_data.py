@@ -261,3 +261,20 @@ def test_a_compressed_tar_is_refused_because_its_pictures_have_no_place_to_be_re
         pass
     with pytest.raises(data.DataError, match="uncompressed"):
         data.open_images(file)
+
+
+def test_pairs_are_drawn_in_folds_of_people_nobody_is_in_two_of() -> None:
+    identities = {f"{n:03d}_{k}": f"p{n}" for n in range(60) for k in range(1 + n % 4)}
+    pairs = data.draw_pairs(identities, seed=0)
+    again = data.draw_pairs(identities, seed=0)
+    assert (pairs.first, pairs.second) == (again.first, again.second)
+    assert len(set(zip(pairs.first, pairs.second, strict=True))) == len(pairs)
+    fold_of: dict[str, set[int]] = {}
+    for a, b, same, fold in zip(pairs.first, pairs.second, pairs.same, pairs.fold, strict=True):
+        assert a != b and (identities[a] == identities[b]) == same
+        for person in (identities[a], identities[b]):
+            fold_of.setdefault(person, set()).add(int(fold))
+    assert all(len(folds) == 1 for folds in fold_of.values())
+    assert set(pairs.fold.tolist()) == set(range(10)) and 0 < pairs.same.sum() < len(pairs)
+    with pytest.raises(data.DataError, match="too few"):
+        data.draw_pairs({"a": "a", "b": "b"}, seed=0)
