@@ -74,6 +74,7 @@ class Chart:
     rows: list[list[str]]
     height: int = HEIGHT
     legend: list[str] = field(default_factory=list)
+    first_series: int = 0
     parts: list[Part] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
     line: Line | None = None
@@ -205,10 +206,11 @@ def bars(
     rows: Sequence[Sequence[str]],
     empty: str,
     more: Sequence[tuple[str, str]] = (),
+    first_series: int = 0,
 ) -> Chart:
     """Bars under each other, words above each; `more` are the parts of both words that a narrow screen leaves out.
 
-    The rows of the table may be more than the bars.
+    The rows of the table may be more than the bars. `first_series` picks the colour of the first part.
     """
     top = max((sum(row) for row in values), default=0.0)
     if not top:
@@ -221,12 +223,15 @@ def bars(
         for place, value in enumerate(row):
             width = value / top * 100
             if width:
-                parts.append(Part(_two(x), y + BAR_TOP, _two(max(width, 0.4)), BAR_HEIGHT, place))
+                parts.append(
+                    Part(_two(x), y + BAR_TOP, _two(max(width, 0.4)), BAR_HEIGHT, first_series + place)
+                )
             x += width
         drawn.append(Bar(y + 15, label, word, parts, *(more[number] if more else ())))
     return Chart(
         "bars", name, title, description, list(headings), [list(row) for row in rows],
         height=len(labels) * ROW_HEIGHT, legend=list(series) if len(series) > 1 else [], bars=drawn,
+        first_series=first_series,
     )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """`Who may enter this door then?`: the policy of the door, asked in advance.
 
-Ten thousand people have only a few different sets of facts that the policy looks at: whether they agreed, are
-enrolled, are switched off, are within their time, and what their rules say at that moment. The database counts how
-many people have each set; `policy.decide` decides each set once, and each person on a page again.
+Each rule is asked once whether it opens. Among the ten thousand people whom an open rule names there are only a few
+different sets of facts that the policy looks at: whether they agreed, are enrolled, are switched off, are within
+their time. The database counts how many have each set; `policy.decide` decides each set once, and everybody on a
+page again by their own facts.
 """
 
 from __future__ import annotations
@@ -18,21 +19,14 @@ from operator import or_
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from django.db.models import BooleanField, Case, Count, Exists, OuterRef, Q, QuerySet, Value, When
+from django.db.models import BooleanField, Case, Count, Q, QuerySet, Value, When
 
 from accesscontrol import policy
 from accesscontrol.models import AccessGroup, AccessRule, Door, Site
 from enrollment.models import Person
 
-#: What a rule can say of a moment; the policy takes the first of these that any rule of a person says.
-ANSWERS = (
-    policy.Reason.GRANTED,
-    policy.Reason.HOLIDAY,
-    policy.Reason.OUTSIDE_SCHEDULE,
-    policy.Reason.NO_RULE,
-)
-_PERSONAL = ("has_consent_now", "is_enrolled_now", "is_active", "begun", "over")
-_FACTS = (*_PERSONAL, *(f"says_{answer.value}" for answer in ANSWERS))
+#: What the policy looks at in a person, besides what their rules say.
+_FACTS = ("has_consent_now", "is_enrolled_now", "is_active", "begun", "over")
 
 
 @dataclass(frozen=True)
@@ -130,24 +124,23 @@ class EntryQuestion:
 
     def counts(self) -> tuple[int, int]:
         """How many may enter, and how many whom a rule names are refused all the same."""
-        may, refused = 0, 0
-        for facts, number in self._sets():
-            if self._decide_set(facts).granted:
-                may += number
-            else:
-                refused += number
-        return may, refused
+        may = sum(number for facts, number in self._sets() if self._decide_set(facts).granted)
+        named = AccessGroup.members.through.objects.filter(accessgroup_id__in=self._all_groups())
+        return may, named.order_by().values("person_id").distinct().count() - may
 
     def people(self, *, granted: bool) -> QuerySet[Any]:
         """Those who may enter, or those who are refused although a rule names them, by name."""
-        wanted = [facts for facts, _ in self._sets() if self._decide_set(facts).granted == granted]
-        if not wanted:
-            return Person.objects.none()
-        return (
-            self._named()
-            .filter(reduce(or_, (Q(**dict(facts)) for facts in wanted)))
-            .order_by("full_name", "id")
+        wanted = [Q(**dict(facts)) for facts, _ in self._sets() if self._decide_set(facts).granted]
+        may = (
+            self._members(self._groups[policy.Reason.GRANTED]).filter(reduce(or_, wanted)) if wanted else None
         )
+        if granted:
+            found = may if may is not None else Person.objects.none()
+        else:
+            found = self._members(self._all_groups())
+            if may is not None:
+                found = found.exclude(pk__in=may.order_by().values("pk"))
+        return found.order_by("full_name", "id")
 
     def decide(self, people: Iterable[Any]) -> list[Entry]:
         """The door's answer for each of these people, who come from `people` above, in their order."""
@@ -179,38 +172,37 @@ class EntryQuestion:
             self._facts_of[rule.pk], at=self.at, time_zone=self.door.site.timezone, holidays=self.holidays
         )
 
-    def _named(self) -> QuerySet[Any]:
-        """Everybody whom a rule names at this door, with the facts that `_FACTS` lists."""
-        through = AccessGroup.members.through.objects
+    def _all_groups(self) -> set[int]:
+        return {rule.group_id for rule in self._rules}
 
-        def member_of(groups: Iterable[int]) -> Any:
-            wanted = list(groups)
-            if not wanted:
-                return Value(False, output_field=BooleanField())
-            return Exists(through.filter(person_id=OuterRef("pk"), accessgroup_id__in=wanted))
+    def _members(self, groups: Iterable[int]) -> QuerySet[Any]:
+        """Everybody in any of these groups, with the facts that `_FACTS` lists."""
 
         def when(condition: Q) -> Any:
             return Case(When(condition, then=Value(True)), default=Value(False), output_field=BooleanField())
 
-        everybody = set().union(*self._groups.values()) if self._groups else set()
+        members = AccessGroup.members.through.objects.filter(accessgroup_id__in=list(groups))
         people: Any = Person.objects.with_status()
-        return people.filter(
-            pk__in=through.filter(accessgroup_id__in=everybody).values("person_id")
-        ).annotate(
-            begun=when(Q(valid_from__lte=self.at)),
-            over=when(Q(valid_until__lte=self.at)),
-            **{f"says_{answer.value}": member_of(self._groups.get(answer, ())) for answer in ANSWERS},
+        return people.filter(pk__in=members.values("person_id")).annotate(
+            begun=when(Q(valid_from__lte=self.at)), over=when(Q(valid_until__lte=self.at))
         )
 
     def _sets(self) -> list[tuple[tuple[tuple[str, bool], ...], int]]:
-        """The different sets of facts among those people, and how many have each. Asked once."""
+        """The different sets of facts among people whom a rule lets in then, and how many have each. Asked once.
+
+        For everybody else no rule opens, whatever else is known of them.
+        """
+        if not self._groups[policy.Reason.GRANTED]:
+            return []
         if not hasattr(self, "_counted"):
-            rows = self._named().order_by().values_list(*_FACTS).annotate(Count("pk"))
+            members = self._members(self._groups[policy.Reason.GRANTED])
+            rows = members.order_by().values_list(*_FACTS).annotate(Count("pk"))
             self._counted = [(tuple(zip(_FACTS, map(bool, row[:-1]), strict=True)), row[-1]) for row in rows]
         return self._counted
 
     def _decide_set(self, facts: tuple[tuple[str, bool], ...]) -> policy.Decision:
-        """The policy's decision for anybody with these facts: moments stand for `begun` and `over`."""
+        """The policy's decision for anybody with these facts: moments stand for `begun` and `over`, and a rule that
+        opens for all that do."""
         known = dict(facts)
         later, earlier = self.at + timedelta(days=1), self.at - timedelta(days=1)
         person = policy.PersonFacts(
@@ -220,7 +212,7 @@ class EntryQuestion:
             valid_until=earlier if known["over"] else None,
             has_consent=known["has_consent_now"],
         )
-        rules = tuple(self._example[answer] for answer in ANSWERS if known[f"says_{answer.value}"])
+        rules = (self._example[policy.Reason.GRANTED],)
         return self._decide(person, is_enrolled=known["is_enrolled_now"], rules=rules)
 
     def _decide(

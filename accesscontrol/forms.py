@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 import zoneinfo
 from datetime import date, datetime, time, timedelta
+from functools import cache
 from typing import Any
 from urllib.parse import urlencode
 
@@ -33,6 +34,7 @@ DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sun
 INTERVALS_PER_DAY = 3
 
 
+@cache
 def _zones() -> list[tuple[str, str]]:
     return [
         (name, name.replace("_", " "))

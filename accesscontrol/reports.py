@@ -7,7 +7,7 @@ page. Two who count the same day at once keep the same numbers; the later one st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -27,6 +27,7 @@ PERIODS = (1, 7, 30, 90)  # days, today included
 CLOSED_AFTER = timedelta(hours=1)  # every attempt of a day is decided by then
 KEPT_DAYS = 120
 CACHE_S = 7 * 24 * 3600
+QUALITY_CACHE_S = 6 * 3600
 
 #: Reasons by what has to be done about them. Whatever is neither is a refusal that a rule meant.
 NOT_RECOGNISED = frozenset({Reason.NO_MATCH, Reason.AMBIGUOUS_MATCH, Reason.GALLERY_EMPTY})
@@ -270,18 +271,32 @@ def _count(site: Site, first: date, last: date) -> dict[date, DayCounts]:
     return counted
 
 
-def count_quality(*, days: Iterable[date], at: datetime, zone: ZoneInfo) -> dict[date, NDArray[np.int64]]:
-    """Histograms of the quality of captures by the day they were enrolled, for captures still in the gallery.
+def count_quality(*, days: Sequence[date], at: datetime, zone: ZoneInfo) -> dict[date, NDArray[np.int64]]:
+    """Histograms of the quality of captures by the day they were enrolled, for captures in the gallery.
 
-    Not kept: an erasure takes captures of past days away.
+    Days that are over are kept for some hours: an erasure takes captures of past days away, and shows then.
     """
-    wanted = set(days)
-    if not wanted:
+    if not days:
         return {}
-    since = datetime.combine(min(wanted), time.min, zone)
+    today = at.astimezone(zone).date()
+    key = f"lintel.reports.quality.{zone.key}"
+    kept: tuple[date, dict[date, NDArray[np.int64]]] | None = cache.get(key)
+    first = today - timedelta(days=max(PERIODS) - 1)
+    if kept is None or kept[0] != today:
+        kept = (today, _count_quality(first, today, zone))
+        cache.set(key, kept, QUALITY_CACHE_S)
+    found = kept[1] | _count_quality(today, today + timedelta(days=1), zone)
+    return {day: found[day] for day in days if day in found}
+
+
+def _count_quality(first: date, end: date, zone: ZoneInfo) -> dict[date, NDArray[np.int64]]:
+    """`end` is exclusive."""
     groups = (
         ProtectedTemplate.objects.filter(
-            kind=ProtectedTemplate.Kind.CAPTURE, quality__isnull=False, created_at__gte=since
+            kind=ProtectedTemplate.Kind.CAPTURE,
+            quality__isnull=False,
+            created_at__gte=datetime.combine(first, time.min, zone),
+            created_at__lt=datetime.combine(end, time.min, zone),
         )
         .order_by()
         .annotate(quarter=QuarterHour(F("created_at")), bin=Cast(F("quality") * QUALITY_BINS, IntegerField()))

@@ -12,7 +12,10 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from accesscontrol.entry import doors_of
+from accesscontrol.models import AccessAttempt
 from accesscontrol.policy import Reason
+from accesscontrol.shelf import model_in_use, shelf
 
 register = template.Library()
 
@@ -61,6 +64,13 @@ def when(moment: datetime | None, empty: str = "never", brief: bool = False) -> 
         f"{local:%A %d %B %Y %H:%M:%S %Z}",
         words,
     )
+
+
+@register.simple_tag(takes_context=True)
+def may_open(context: dict[str, Any], page: str) -> bool:
+    """`may` for pages of other apps, whose names have a colon that a template cannot say."""
+    may = context.get("may", {})
+    return bool(may and may[page])
 
 
 @register.filter
@@ -115,6 +125,47 @@ def score_bar(score: float | None, threshold: float | None) -> dict[str, Any]:
     width = round(100 * min(1.0, max(0.0, score)), 1)
     mark = round(100 * min(1.0, max(0.0, threshold)), 1)
     return {"score": score, "threshold": threshold, "width": width, "mark": mark, "below": score < threshold}
+
+
+@register.inclusion_tag("people/_where.html", takes_context=True)
+def person_where(context: dict[str, Any], person: Any) -> dict[str, Any]:
+    """Where a person (from `with_status`) may go now, by the policy, and where they were let in last.
+
+    Doors of one site that say the same for the same rules share a row.
+    """
+    together: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for answer in doors_of(person=person, at=timezone.now()):
+        alike = (answer.reason, answer.door.site_id, tuple(rule.pk for rule in answer.rules))
+        row = {"answer": answer, "site": answer.door.site, "rules": answer.rules, "doors": []}
+        together.setdefault(alike, row)["doors"].append(answer.door)
+    may = context.get("may", {})
+    let_in = AccessAttempt.objects.filter(person=person, granted=True).select_related("door")
+    return {
+        "rows": list(together.values()),
+        "last": let_in.first() if may and may["attempts"] else None,
+        "may": may,
+    }
+
+
+@register.filter
+def profile_name(profile_hash: str) -> str:
+    """What the models on this machine call the profile of this hash; empty for one that none of them has."""
+    for model in shelf():
+        for entry in model.profiles:
+            if entry.profile.hash == profile_hash:
+                return entry.profile.name
+    return ""
+
+
+@register.filter
+def model_name(identity: str) -> str:
+    return identity.partition("@")[0]
+
+
+@register.filter
+def is_of_another_model(identity: str) -> bool:
+    """Whether a template was made by another model than the one in use, so that it matches nothing."""
+    return "@" in identity and identity != model_in_use().identity
 
 
 @register.inclusion_tag("_field.html")

@@ -35,9 +35,16 @@ def page_of(
     rows: QuerySet[Any],
     size: int = PAGE_SIZE,
     then: Callable[[Any], QuerySet[Any]] = lambda rows: rows,
+    count: int | None = None,
 ) -> Page[Any]:
-    """One page of rows. `then` adds what only the rows of this page need; a sort would carry it for all of them."""
-    page: Page[Any] = Paginator(rows.values_list("pk", flat=True), size).get_page(request.GET.get("page"))
+    """One page of rows. `then` adds what only the rows of this page need; a sort would carry it for all of them.
+
+    A `count` that the caller knows already is not asked again.
+    """
+    paginator: Paginator[Any] = Paginator(rows.values_list("pk", flat=True), size)
+    if count is not None:
+        paginator.count = count
+    page: Page[Any] = paginator.get_page(request.GET.get("page"))
     wanted = list(page)
     found = then(rows.model._default_manager.filter(pk__in=wanted)).in_bulk()
     page.object_list = [found[pk] for pk in wanted if pk in found]

@@ -60,7 +60,8 @@ def dashboard(request: HttpRequest) -> HttpResponse:
     if request.GET.get("part") == "live":
         return render(request, "dashboard/_live.html", context)
     if allows("people", request.user):
-        context["people"] = people_counts(now)
+        context["at_desk"] = not allows("attempts", request.user)
+        context["people"] = people_counts(now) if context["at_desk"] else {}
     if allows("site_create", request.user):
         steps = first_steps()
         context["steps"] = steps if not all(step.done for step in steps) else []

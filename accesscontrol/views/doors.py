@@ -54,7 +54,7 @@ def door(request: HttpRequest, door_id: uuid.UUID) -> HttpResponse:
         form.initial = {"day": at.date().isoformat(), "hour": f"{at:%H:%M}"}
     question = EntryQuestion(door=door, at=at)
     may, refused = question.counts()
-    days, week = EntryQuestion(door=door, at=now).week(7)
+    days, week = (EntryQuestion(door=door, at=now) if asked else question).week(7)
     context: dict[str, Any] = {
         "door": door,
         "state": next(iter(door_states(now, Door.objects.filter(pk=door_id)))),
@@ -66,7 +66,7 @@ def door(request: HttpRequest, door_id: uuid.UUID) -> HttpResponse:
         "answers": question.rules(),
         "may_count": may,
         "refused_count": refused,
-        "people": list(question.people(granted=True)[:PEOPLE_SHOWN]),
+        "people": list(question.people(granted=True).values("pk", "full_name")[:PEOPLE_SHOWN]),
         "more_people": max(0, may - PEOPLE_SHOWN),
         "days": days,
         "week": week,

@@ -113,6 +113,7 @@ def _reasons(found: Report) -> charts.Chart:
             for word, (_, count), share in zip(words, found.reasons, shares, strict=True)
         ],
         empty="Nobody was refused in this time.",
+        first_series=1,
     )
     summary = f"The most frequent reason is “{words[0]}”: {shares[0]} of refusals." if words else ""
     return _with(chart, summary)
@@ -245,6 +246,7 @@ def _doors(found: Report) -> charts.Chart:
             for rate in rates
         ],
         empty="No attempt failed in this time.",
+        first_series=1,
     )  # fmt: skip
     return _with(chart, f"{_door(rates[0], several)} fails most: {percent(rates[0].rate)}." if rates else "")
 

@@ -108,7 +108,9 @@ def _entries(
         return {"wanted": "", "entries": question.decide(both)}
     wanted = wanted or ("may" if may else "refused")
     people = question.people(granted=wanted == "may")
-    page = page_of(request, people, then=PersonQuerySet.with_status)
+    page = page_of(
+        request, people, then=PersonQuerySet.with_status, count=may if wanted == "may" else refused
+    )
     return {"wanted": wanted, "page": page, "entries": question.decide(page)}
 
 

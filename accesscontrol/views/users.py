@@ -21,19 +21,39 @@ from accesscontrol.about import model_facts
 from accesscontrol.configuration import save_configuration
 from accesscontrol.forms import TokenForm, UserForm
 from accesscontrol.models import ApiToken, Scope
-from accesscontrol.roles import ROLE_EXPLANATIONS, Role, roles_of
+from accesscontrol.roles import ROLE_EXPLANATIONS, Role, roles_for, roles_of
 from accesscontrol.services import AccessRefused, create_api_token, revoke_api_token
 from accesscontrol.views.common import actor_of, confirm, edit, sentence
 from audit.services import record
 
 FORM_METHODS = ["GET", "POST"]
+#: What a role can do, in words, and the page that the gate asks about.
+ABILITIES = (
+    ("Watch doors live, read attempts and reports", "attempts"),
+    ("Mark alarms as seen, lock a site down and lift it", "lock_down"),
+    ("Read people", "people"),
+    ("Register and enroll people, record consent, fill groups", "enrollment_begin"),
+    ("Erase people, apply the retention rules", "person_erase"),
+    ("Read doors and rules", "doors"),
+    ("Change doors, terminals and rules", "door_edit"),
+    ("Read, verify and export the audit log", "audit:entries"),
+    ("Read models, thresholds and the state of keys", "settings"),
+    ("Make API tokens", "tokens"),
+    ("Change users and roles", "users"),
+)
 
 
 @require_safe
 def users(request: HttpRequest) -> HttpResponse:
     rows = get_user_model().objects.prefetch_related("groups").order_by("username")
     listed = [(row, [role.value for role in Role if role in roles_of(row)]) for row in rows]
-    return render(request, "users/list.html", {"users": listed, "roles": ROLE_EXPLANATIONS.items()})
+    context = {
+        "users": listed,
+        "roles": ROLE_EXPLANATIONS.items(),
+        "role_names": [role.value for role in Role],
+        "abilities": [(words, [role in roles_for(page) for role in Role]) for words, page in ABILITIES],
+    }
+    return render(request, "users/list.html", context)
 
 
 @never_cache
