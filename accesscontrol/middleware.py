@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
+from django.urls import resolve
 
 from enrollment.camera import CAPTURE_WORKERS
 
@@ -32,6 +33,7 @@ CAMERA_SECURITY_POLICY = (
     CONTENT_SECURITY_POLICY.replace("script-src 'self'", "script-src 'self' 'wasm-unsafe-eval'")
     + "; worker-src 'self'"
 )
+ATTEMPTS = "/api/v1/attempts"
 UNKNOWN_ADDRESS = "0.0.0.0"  # noqa: S104 (an address nobody has, not one to listen on)
 PERMISSIONS_POLICY = "camera=(), microphone=(), geolocation=(), payment=(), usb=()"
 CAMERA_PERMISSIONS_POLICY = PERMISSIONS_POLICY.replace("camera=()", "camera=(self)")
@@ -58,6 +60,25 @@ class SecurityHeaders:
 
 def _capture_workers() -> frozenset[str]:
     return frozenset(settings.STATIC_URL + worker for worker in CAPTURE_WORKERS)
+
+
+class AttemptsAtOnce:
+    """Answers the addresses of attempts without what only pages need: sessions, cookies, messages, languages, people.
+
+    Whoever asks there proves it by a signature or a token, and a person at a door waits for everything in between.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.path_info != ATTEMPTS and not request.path_info.startswith(f"{ATTEMPTS}/"):
+            return self.get_response(request)
+        request.resolver_match = match = resolve(request.path_info)
+        response: HttpResponse = match.func(request, *match.args, **match.kwargs)
+        if hasattr(response, "render"):
+            response.render()
+        return response
 
 
 class ClientAddress:

@@ -16,7 +16,7 @@ from itertools import count
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from django.db import connection, models
+from django.db import InterfaceError, OperationalError, connection, models
 from django.db.models import Expression, QuerySet
 from django.db.models.sql import UpdateQuery
 
@@ -35,7 +35,7 @@ class Given(Expression):
         super().__init__(output_field=field)
         self.name = name
 
-    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, Any]:
         return "%s", [self]
 
 
@@ -92,6 +92,18 @@ class _Prepared(Generic[Answer]):
         with connection.cursor() as cursor:
             cursor.execute(*self.statement().bind(values))
             return self.read(cursor)
+
+    def first(self, **values: Any) -> Answer:
+        """As the first question of a request or a task, outside a transaction: on a connection to Postgres that broke
+        since it was last used it is asked again on a new one. That saves asking every time whether it broke."""
+        if connection.vendor != "postgresql" or connection.in_atomic_block:
+            return self(**values)
+        connection.health_check_done = True
+        try:
+            return self(**values)
+        except (OperationalError, InterfaceError):
+            connection.close()
+            return self(**values)
 
     def asked(self, **values: Any) -> Question[Answer]:
         return Question(self, values)
@@ -196,7 +208,7 @@ class PreparedUpdate(_Prepared[int]):
         self._build, self._changes = build, changes
 
     def _compile(self) -> _Statement:
-        query = self._build().query.chain(UpdateQuery)
+        query: Any = self._build().query.chain(UpdateQuery)
         query.add_update_values(self._changes())
         return _Statement(*query.get_compiler(connection=connection).as_sql())
 

@@ -163,11 +163,13 @@ def settle_attempt(
     model: str = "",
     fault: Reason | None = None,
     detail: str = "",
+    capture_is_taken: bool = False,
 ) -> AccessAttempt:
     """Decides a pending attempt, once. A settled one comes back as it is, whatever was found since.
 
     `candidates` are those of a search of the whole gallery; `fault` says why there was none. `at` None takes
-    the moment after the locks are held, so that time spent waiting for them counts against the deadline.
+    the moment after the locks are held, so that time spent waiting for them counts against the deadline. Whoever took
+    the capture out of its store says so; otherwise it is discarded.
     """
     identification = Identification(gallery_size, threshold, model, fault, detail)
     matches = rank(candidates)
@@ -175,7 +177,7 @@ def settle_attempt(
         attempt, known = _lock(attempt_id, _whom(identification, matches))
         if attempt.state == AccessAttempt.State.SETTLED:
             return attempt
-        payload_key = attempt.payload_key
+        payload_key = "" if capture_is_taken else attempt.payload_key
         # The waiting request first: events and counts can wait, a person at a door should not.
         transaction.on_commit(lambda: _tell(attempt, payload_key))
         _settle(attempt, identification, matches, known, at or timezone.now())
@@ -185,7 +187,7 @@ def settle_attempt(
 
 def payload_of_pending(*, attempt_id: uuid.UUID) -> tuple[datetime, str] | None:
     """Deadline and payload key of an attempt that nobody has settled yet; None of any other."""
-    return next(iter(queries.PAYLOAD_OF_PENDING(attempt=attempt_id)), None)  # type: ignore[arg-type]
+    return next(iter(queries.PAYLOAD_OF_PENDING.first(attempt=attempt_id)), None)
 
 
 def attempt_now(*, attempt_id: uuid.UUID) -> AccessAttempt:
@@ -428,7 +430,7 @@ def _settle(
 def _remember_presence(person: Person, known: Known, at: datetime) -> None:
     """Under the person's lock. Only zones with anti-passback are remembered; any other door of the site leads
     out of them."""
-    if known.anti_passback:
+    if known.anti_passback and known.zone is not None:
         Presence.objects.update_or_create(
             person=person, site_id=known.site, defaults={"zone_id": known.zone, "since": at}
         )
@@ -610,7 +612,7 @@ def find_terminal(*, key_id: str, nonce: str) -> Claimant | None:
     """By its present key or its previous one. Read fresh each time: a cache would keep a revoked terminal
     alive."""
     for ask in queries.TERMINALS:
-        terminal = ask(key_id=key_id, nonce=nonce)
+        terminal = ask.first(key_id=key_id, nonce=nonce)
         if terminal is not None:
             return Claimant(terminal, bool(terminal.nonce_is_spent))  # type: ignore[attr-defined]
     return None

@@ -226,6 +226,7 @@ MIDDLEWARE = [
     "accesscontrol.middleware.ClientAddress",
     "django.middleware.security.SecurityMiddleware",
     "accesscontrol.middleware.SecurityHeaders",
+    "accesscontrol.middleware.AttemptsAtOnce",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

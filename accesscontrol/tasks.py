@@ -96,6 +96,7 @@ def _search_and_settle(attempt_id: UUID, payload: bytes, sequence: int) -> None:
             gallery_size=size,
             threshold=threshold,
             model=gallery.model_id(),
+            capture_is_taken=True,
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from celery import shared_task
+from celery.fixups.django import DjangoWorkerFixup
 from django.db import connection, transaction
 from kombu import Connection
 from pytest_django import Settings
@@ -22,6 +23,15 @@ def wait_for_embedded_tasks() -> None:
     """The first task imports torch: minutes on a busy machine."""
     celery.wait_for_embedded_tasks(timeout_s=300)
     assert not celery._unfinished
+
+
+@pytest.mark.database
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_keeps_its_connection_from_task_to_task() -> None:
+    connection.ensure_connection()
+    kept = connection.connection
+    DjangoWorkerFixup(celery.app).close_database()  # what Celery does before and after each task
+    assert connection.connection is kept
 
 
 @shared_task(name="tests.note")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.test import Client
 from django.utils import timezone
 
 from accesscontrol import services
+from accesscontrol.authentication import TerminalRate
 from accesscontrol.models import AccessAttempt, Alarm, Terminal, UsedNonce
 from audit.models import Entry
 from enrollment.models import Person
@@ -85,6 +87,44 @@ def test_a_recorded_request_sent_again_is_refused_and_raises_an_alarm(
     assert Alarm.objects.get().kind == "nonce_replayed"
 
 
+def test_a_request_that_is_slowed_down_has_spent_its_nonce_too(
+    place: Place, alice: Person, payload: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = payload(ALICE)
+    headers = place.device.sign("POST", "/api/v1/attempts", body, CAPTURE)
+    with monkeypatch.context() as patch:
+        patch.setattr(TerminalRate, "rate", "1/min")
+        assert place.device.get(ME).status_code == 200
+        refused(
+            place.device.send("POST", "/api/v1/attempts", body, headers=headers), 429, "too_many_requests"
+        )
+    refused(place.device.send("POST", "/api/v1/attempts", body, headers=headers), 401, "nonce_replayed")
+    assert not AccessAttempt.objects.exists()
+
+
+def test_a_request_of_another_content_type_has_spent_its_nonce_too(
+    place: Place, alice: Person, payload: Callable[[int], bytes]
+) -> None:
+    body = payload(ALICE)
+    headers = place.device.sign("POST", "/api/v1/attempts", body, "image/jpeg")
+    refused(
+        place.device.send("POST", "/api/v1/attempts", body, headers=headers), 415, "unsupported_media_type"
+    )
+    refused(place.device.send("POST", "/api/v1/attempts", body, headers=headers), 401, "nonce_replayed")
+
+
+def test_somebody_who_sends_recorded_requests_again_does_not_use_up_the_rate_of_the_terminal(
+    place: Place, alice: Person, payload: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TerminalRate, "rate", "2/min")
+    body = payload(ALICE)
+    headers = place.device.sign("POST", "/api/v1/attempts", body, CAPTURE)
+    assert place.device.send("POST", "/api/v1/attempts", body, headers=headers).status_code == 200
+    for _ in range(3):
+        refused(place.device.send("POST", "/api/v1/attempts", body, headers=headers), 401, "nonce_replayed")
+    assert place.device.attempt(payload(ALICE)).status_code == 200
+
+
 def test_a_nonce_spent_on_one_address_is_spent_on_all(place: Place) -> None:
     nonce = new_nonce()
     assert place.device.get(ME, nonce=nonce).status_code == 200
@@ -149,9 +189,19 @@ def test_a_reply_expires_within_seconds(place: Place) -> None:
     assert expires - created == 5
 
 
-def test_a_terminal_that_asks_too_often_is_slowed_down(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    from accesscontrol.authentication import TerminalRate
+@pytest.mark.redis
+def test_in_production_all_web_processes_count_a_terminal_together(
+    place: Place, settings: Any, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.LINTEL_MODE, settings.LINTEL_REDIS_URL = "production", redis_url
+    monkeypatch.setattr(TerminalRate, "rate", "2/min")
+    monkeypatch.setattr(TerminalRate, "timer", lambda self: 1_000_045.0)  # 35 s before the end of a minute
+    answers = [place.device.get(ME, created=int(timezone.now().timestamp())) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[2]["Retry-After"] == "35"
 
+
+def test_a_terminal_that_asks_too_often_is_slowed_down(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TerminalRate, "rate", "2/min")
     answers = [place.device.get(ME) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]

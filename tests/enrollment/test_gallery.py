@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -124,6 +125,22 @@ def test_a_search_among_permitted_people_names_no_other(keys):
     assert named(people, 1, permitted={bob.id}) == []
     assert named(people, 1, permitted={alice.id, uuid4()}) == [alice.id]
     assert people.search(embedding(1), 3, permitted=set()) == []
+
+
+def test_a_threshold_counts_people_and_not_their_templates(keys, monkeypatch):
+    alice = with_templates("Alice Example", 1, 2, 3)
+    with_templates("Bob Example", 4)
+    people = worker()
+    people.catch_up(services.gallery_sequence())
+    assert len(people) == 6  # a mean for each, and four captures
+    sizes = []
+    model = SimpleNamespace(threshold_for=lambda *, gallery_size, **_: sizes.append(gallery_size))
+    monkeypatch.setattr(gallery, "gallery", lambda: people)
+    monkeypatch.setattr(gallery, "recognizer", lambda: SimpleNamespace(recognizer=model))
+    gallery.match_threshold()
+    gallery.match_threshold(permitted=[alice.pk, uuid4()])
+    gallery.match_threshold(permitted=[])
+    assert sizes == [2, 1, 1]  # among nobody as among one: there is no threshold for none
 
 
 def test_two_workers_converge_whatever_they_saw_in_between(keys):
