@@ -257,10 +257,12 @@ def _prior(profile: PrivacyProfile) -> Tensor:
 
 def _mean_laplace(scale: Tensor, shape: torch.Size, captures: int, seed: int) -> Tensor:
     """Mean of `captures` independent Laplace draws of the scales given, broadcast to `shape`."""
-    generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(shape)
+    rng, count = np.random.default_rng(seed), int(np.prod(shape))
+    total = np.zeros(shape, np.float32)
     for _ in range(captures):
-        # The difference of two exponential variables of rate 1 is a Laplace variable of scale 1.
-        total += torch.empty(shape).exponential_(generator=generator)
-        total -= torch.empty(shape).exponential_(generator=generator)
-    return total.div_(captures).mul_(scale)
+        # An exponential variable with a random sign; drawn by numpy, whose ziggurat takes a tenth of torch's time.
+        size = rng.standard_exponential(shape, np.float32)
+        signs = np.unpackbits(np.frombuffer(rng.bytes(-(-count // 8)), np.uint8), count=count).reshape(shape)
+        np.negative(size, out=size, where=signs.view(np.bool_))
+        total += size
+    return torch.from_numpy(total).div_(captures).mul_(scale)
