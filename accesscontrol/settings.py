@@ -84,6 +84,8 @@ LINTEL_TARGET_FPIR = env.number("LINTEL_TARGET_FPIR", 0.01, minimum=1e-6, maximu
 LINTEL_ATTEMPT_DEADLINE_MS = env.integer("LINTEL_ATTEMPT_DEADLINE_MS", 3000, minimum=100, maximum=30_000)
 LINTEL_PAYLOAD_TTL_S = env.integer("LINTEL_PAYLOAD_TTL_S", 30, minimum=1, maximum=600)
 LINTEL_CLOCK_WINDOW_S = env.integer("LINTEL_CLOCK_WINDOW_S", 60, minimum=5, maximum=300)
+#: Whether a door says the name of whom it lets in. Everybody who stands at the door reads it, so not by default.
+LINTEL_GREET_BY_NAME = env.flag("LINTEL_GREET_BY_NAME", False)
 #: Name of this installation's audit log in its signed checkpoints, best the server's own: doors.example.org/audit.
 LINTEL_AUDIT_ORIGIN = env.text("LINTEL_AUDIT_ORIGIN", "lintel.local/audit")
 if any(character.isspace() or character == "+" for character in LINTEL_AUDIT_ORIGIN):

@@ -10,6 +10,4 @@ class EnrollmentConfig(AppConfig):
         from enrollment import invitations  # its models exist only now
         from enrollment.signals import enrollment_progress
 
-        enrollment_progress.connect(
-            invitations.on_enrollment_progress, dispatch_uid="enrollment.invitations"
-        )
+        enrollment_progress.connect(invitations.on_enrollment_progress, dispatch_uid="enrollment.invitations")

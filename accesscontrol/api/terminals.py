@@ -141,6 +141,9 @@ class DecisionSerializer(serializers.Serializer[Any]):
     reason = serializers.ChoiceField(choices=[reason.value for reason in Reason])
     message = serializers.CharField()
     next_step = serializers.CharField(allow_blank=True)
+    name = serializers.CharField(
+        required=False, help_text="Who was let in, where the server's policy is to greet by name."
+    )
     door_id = serializers.UUIDField()
     nonce = serializers.CharField()
     decided_at = serializers.DateTimeField()
@@ -478,6 +481,12 @@ def _answer(attempt: AccessAttempt, *, nonce: str) -> Response:
         return Response(body, status=202)
     granted, reason = services.answer(attempt, at=now)
     explanation = EXPLANATIONS[reason]
+    # A name on a screen tells everybody who stands there: only where the installation wants it, and only with a yes.
+    greeting = (
+        {"name": attempt.person.full_name}
+        if granted and settings.LINTEL_GREET_BY_NAME and attempt.person
+        else {}
+    )
     return Response(
         {
             "attempt_id": str(attempt.pk),
@@ -485,6 +494,7 @@ def _answer(attempt: AccessAttempt, *, nonce: str) -> Response:
             "reason": reason.value,
             "message": explanation.sentence,
             "next_step": explanation.next_step,
+            **greeting,
             "door_id": str(attempt.door_id),
             "nonce": nonce,
             "decided_at": attempt.settled_at.isoformat() if attempt.settled_at else now.isoformat(),

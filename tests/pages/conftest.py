@@ -25,6 +25,7 @@ from accesscontrol.models import (
 )
 from accesscontrol.services import create_api_token
 from enrollment.consent_texts import CONSENT_TEXTS
+from enrollment.invitations import issue_invitation
 from enrollment.models import Enrollment, ErasureCertificate, ProtectedTemplate
 from enrollment.services import record_consent, register_person
 from tests.pages.support import make_attempt, make_user
@@ -132,6 +133,7 @@ def building(db) -> SimpleNamespace:
         alarm=alarm,
         token=token,
         token_secret=secret,
+        invitation=issue_invitation(person=bob, actor="test", at=now).invitation,
         erased=erased,
         holiday=Holiday.objects.create(site=site, date=date(2099, 12, 25), name="Christmas Day"),
     )

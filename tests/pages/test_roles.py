@@ -38,6 +38,7 @@ def address(name: str, building) -> str:
         "schedule_id": building.schedule.pk,
         "token_id": building.token.pk,
         "enrollment_id": building.enrollment.pk,
+        "invitation_id": building.invitation.pk,
         "user_id": 1,
     }
     if name == "erasure_certificate":

@@ -350,6 +350,7 @@ class Work {
   }
 
   async waitForCamera(error) {
+    console.warn(error); // its cause, for whoever mends it
     show("camera", { texts: { "camera-why": words.say(`camera_${error.code}`) }, say: words.say("camera_title") });
     await new Promise((resolve) => {
       cutShort = resolve;
