@@ -60,12 +60,12 @@ class Calibration:
         return Threshold(min(1.0, thresholds[-1] + slope * (rarity - rarities[-1])), measured=False)
 
     def largest_gallery(self, target_fpir: float) -> int:
-        """How many templates this target can have before its rate is rarer than any that was measured."""
+        """How many people may be enrolled before this target needs a rate rarer than any that was measured."""
         return int(math.log1p(-target_fpir) / math.log1p(-self.rarest) * (1 + 1e-12))
 
 
 def needed_fmr(*, gallery_size: int, target_fpir: float) -> float:
     """How rarely one comparison may err, so that a search among so many errs as rarely as the target says."""
     if gallery_size < 1 or not 0 < target_fpir < 1:
-        raise ValueError("a gallery has one template or more, and a target lies within (0, 1)")
+        raise ValueError("a gallery has one person or more, and a target lies within (0, 1)")
     return -math.expm1(math.log1p(-target_fpir) / gallery_size)

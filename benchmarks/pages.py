@@ -1,8 +1,10 @@
-"""Claim: every page answers within 100 ms (server time, median) with 10,000 people and 100,000 attempts.
+"""Claim: every page answers within 100 ms of server time (median) with 10,000 people and 100,000 attempts.
 
-Server time is the whole of Django: middleware, session, role gate, queries, template; asked in-process, one request
-at a time. Each page is asked once before it is timed, as a page that somebody uses has been. The longest periods of
-the reports, the searches that match nothing and the last page of a list are among the pages.
+Server time is the processor time of the whole request: middleware, session, role gate, template, and on SQLite the
+database too, which works inside the process. It does not count waiting for a core that somebody else has; the time
+on the clock stands beside it, and on Postgres, whose work is in another process, decides. Asked one request at a
+time. Each page is asked once before it is timed, as a page that somebody uses has been. The longest periods of the
+reports, searches that match nothing and crowded hours are among the pages.
 """
 
 from __future__ import annotations
@@ -36,9 +38,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lintel-pages-") as folder:
         built = _install(Path(options.keep or folder), options)
         times = _time(options.rounds, only=options.only)
-    worst = max(median(each) for each in times.values())
-    slow = {page: median(each) for page, each in times.items() if median(each) > LIMIT_MS}
-    rows = [(page, f"{median(each)} / {p95(each)} ms") for page, each in sorted(times.items())]
+    on_clock = {page: [clock for clock, _ in each] for page, each in times.items()}
+    server = {
+        page: [clock if options.database_url else processor for clock, processor in each]
+        for page, each in times.items()
+    }
+    worst = max(median(each) for each in server.values())
+    slow = {page: median(each) for page, each in server.items() if median(each) > LIMIT_MS}
+    rows = [
+        (page, f"{median(each)} / {p95(each)} ms ({median(on_clock[page])} ms)")
+        for page, each in sorted(server.items())
+    ]
     if options.dry_run:
         for page, figure in rows:
             print(f"{figure:>22}  {page}")
@@ -48,14 +58,19 @@ def main() -> None:
     record(
         "pages" if engine == "sqlite" else "pages_postgres",
         title=f"Server time of every page ({engine})",
-        claim=f"with {options.people:,} people and {options.attempts:,} attempts every page answers within "
-        f"{LIMIT_MS} ms (median of {options.rounds}).",
+        claim=f"with {options.people:,} people and {options.attempts:,} attempts every page takes at most "
+        f"{LIMIT_MS} ms of server time (median of {options.rounds}).",
         holds=not slow,
-        rows=[("page", "median / p95"), *rows, ("slowest page, median", f"{worst} ms")],
+        rows=[
+            ("page", "server time, median / p95 (on the clock, median)"),
+            *rows,
+            ("slowest page, median", f"{worst} ms"),
+        ],
         figures={
             "rows": built,
-            "median_ms": {page: median(each) for page, each in times.items()},
-            "p95_ms": {page: p95(each) for page, each in times.items()},
+            "median_ms": {page: median(each) for page, each in server.items()},
+            "p95_ms": {page: p95(each) for page, each in server.items()},
+            "on_the_clock_median_ms": {page: median(each) for page, each in on_clock.items()},
             "worst_median_ms": worst,
         },
         before=before,
@@ -94,7 +109,8 @@ def _install(folder: Path, options: argparse.Namespace) -> dict[str, int]:
     return built
 
 
-def _time(rounds: int, *, only: str) -> dict[str, list[float]]:
+def _time(rounds: int, *, only: str) -> dict[str, list[tuple[float, float]]]:
+    """(on the clock, of the processor) in milliseconds, of every round."""
     from django.contrib.auth import get_user_model
     from django.test import Client
 
@@ -102,16 +118,16 @@ def _time(rounds: int, *, only: str) -> dict[str, list[float]]:
     client.force_login(
         get_user_model().objects.get(username="administrator"), "django.contrib.auth.backends.ModelBackend"
     )
-    times: dict[str, list[float]] = {}
+    times: dict[str, list[tuple[float, float]]] = {}
     for name, address in _pages():
         if only not in f"{name} {address}":
             continue
         times[name] = []
         for number in range(rounds + 1):
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), time.process_time()
             answer = client.get(address)
             body = b"".join(answer.streaming_content) if answer.streaming else answer.content
-            took = (time.perf_counter() - started) * 1000
+            took = ((time.perf_counter() - started) * 1000, (time.process_time() - worked) * 1000)
             assert answer.status_code == 200 and body, f"{address}: {answer.status_code}"
             if number:
                 times[name].append(took)

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
-from django.db.models import Count
+from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -26,7 +26,7 @@ from enrollment.models import Person, ProtectedTemplate
 from enrollment.services import RetentionReport, apply_retention
 
 TARGETS = (0.001, 0.003, 0.01, 0.03, 0.1)  # FPIR
-GALLERY_SIZES = (100, 1_000, 10_000, 100_000)  # templates
+GALLERY_SIZES = (100, 1_000, 10_000, 100_000)  # people
 LOOK_BACK_DAYS = 30
 #: People whom one click may erase; more would keep the browser waiting, and the command does not.
 MOST_ERASED_BY_PAGE = 100
@@ -40,7 +40,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     context = {
         "model": model_in_use(),
         "aim": settings.LINTEL_TARGET_FPIR,
-        "templates": _gallery_size(model_in_use()),
+        "templates": _templates(model_in_use()).count(),
         "keys": lists,
         "keys_tone": next((tone for tone in ("no", "warn") if any(k.tone == tone for k in lists)), "yes"),
         "expired": Person.objects.expired(now).count(),
@@ -62,7 +62,7 @@ def models(request: HttpRequest) -> HttpResponse:
 def thresholds(request: HttpRequest) -> HttpResponse:
     """What each target costs: from the model's calibration, and from the scores at these very doors."""
     model = model_in_use()
-    present = max(1, _gallery_size(model))
+    present = max(1, _people_enrolled(model))
     aim = settings.LINTEL_TARGET_FPIR
     profile = model.profiles[0] if model.profiles else None
     calibration = profile.calibration if profile else None
@@ -89,8 +89,13 @@ def thresholds(request: HttpRequest) -> HttpResponse:
     return render(request, "settings/thresholds.html", context)
 
 
-def _gallery_size(model: ShelfModel) -> int:
-    return ProtectedTemplate.objects.filter(active=True, model=model.identity).count()
+def _people_enrolled(model: ShelfModel) -> int:
+    """Whom a search compares with: thresholds are calibrated on the best score of each person's templates."""
+    return _templates(model).order_by().values("person").distinct().count()
+
+
+def _templates(model: ShelfModel) -> QuerySet[ProtectedTemplate]:
+    return ProtectedTemplate.objects.filter(active=True, model=model.identity)
 
 
 def _cell(calibration: Calibration, size: int, target: float) -> dict[str, Any]:
