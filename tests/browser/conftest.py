@@ -37,7 +37,7 @@ from tests.services import free_port
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = Path(os.environ.get("LINTEL_CHROMIUM", "/usr/bin/chromium"))
 START_TIMEOUT_S = 300.0
-PATIENCE_MS = 120_000  # two busy cores
+PATIENCE_MS = 240_000  # two cores that are busy with something else
 PASSWORD = "five oaks beside the weir"
 #: A user of the same name for every role, and a token; one process makes them all.
 USERS_AND_TOKEN = f"""
@@ -66,7 +66,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.browser)
-            item.add_marker(pytest.mark.timeout(600))
+            item.add_marker(pytest.mark.timeout(1200))
 
 
 class Server:
@@ -79,7 +79,13 @@ class Server:
             if not name.startswith("LINTEL_") and name != "DJANGO_SETTINGS_MODULE"
         }
         kept = {name: os.environ[name] for name in ("LINTEL_MODELS_DIR",) if name in os.environ}
-        self.environment = {**clean, **kept, "LINTEL_DATA_DIR": str(folder), "PYTHONUNBUFFERED": "1"}
+        self.environment = {
+            **clean,
+            **kept,
+            "LINTEL_DATA_DIR": str(folder),
+            "LINTEL_PAYLOAD_TTL_S": "600",  # a test is not about how fast this machine is
+            "PYTHONUNBUFFERED": "1",
+        }
         self.url = f"http://127.0.0.1:{free_port()}"
         self._log = folder / "serve.log"
         self._process: subprocess.Popen[bytes] | None = None
