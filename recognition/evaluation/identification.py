@@ -261,7 +261,9 @@ def identify(
     for size in dict.fromkeys([*sizes, *([enrolled] if largest is None else [])]):
         apart = min(enrolled // size, GALLERIES_AT_MOST)
         parts = [s.searches(slice(k * size, (k + 1) * size)) for s in scored for k in range(apart)]
-        joined = Searches.joined([part for part in parts if part.mate.size])
+        joined = Searches.joined(parts)  # a gallery that none of its people search still keeps strangers out
+        if not joined.mate.size:
+            raise DataError(f"nobody enrolled in galleries of {size} has a picture left to search with")
         row = {"gallery_people": size, "galleries": len(parts), **_figures(joined, fpir, seed)}
         if isinstance(embedder, ProtectedEmbedder):
             shipped = embedder.recognizer.threshold_for(
