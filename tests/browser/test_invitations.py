@@ -62,7 +62,7 @@ def test_a_row_in_a_file_becomes_a_person_who_enrolled_on_their_own_phone(server
     # The phone, in German and at night.
     phone = open_page(film="face", width=360, height=740, scheme="dark", locale="de-AT")
     sent: list[Request] = []
-    phone.on("request", sent.append)
+    phone.on("request", lambda request: sent.append(request))
     phone.goto(link)
     expect(phone.get_by_role("heading", level=1)).to_have_text("Guten Tag, Ada Example")
     assert urlsplit(phone.url).fragment == ""
