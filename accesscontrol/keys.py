@@ -99,7 +99,7 @@ def _list(
     states = []
     for place, key_id in enumerate([*configured, *lost]):
         uses = [(found[key_id][0], what) for what, found in used.items() if key_id in found]
-        moments = [found[key_id][1] for found in used.values() if key_id in found and found[key_id][1]]
+        moments = [moment for found in used.values() if key_id in found and (moment := found[key_id][1])]
         states.append(KeyState(key_id, place == 0, key_id in configured, min(moments, default=None), uses))
     tone, hint = _hint(states, lost, at, setting, command)
     return KeyList(setting, title, purpose, states, tone, hint)

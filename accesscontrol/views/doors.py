@@ -231,7 +231,7 @@ def lock_down(request: HttpRequest, site_id: int) -> HttpResponse:
     if site.locked_down:
         messages.warning(request, f"{site.name} is locked down already.")
         return redirect("dashboard")
-    data = request.POST.copy()
+    data: Any = request.POST.copy()
     if data.get("preset") in LOCK_DOWN_REASONS:
         data["reason"] = data["preset"]
     form = ReasonForm(data if request.method == "POST" else None)
