@@ -222,7 +222,7 @@ def _row(
         raise ValueError("a value holds a character that is no text")
     if not values["full_name"]:
         raise ValueError("the name is blank")
-    person = {
+    person: dict[str, Any] = {
         "full_name": " ".join(values["full_name"].split()),
         "external_id": values["external_id"] or None,
         "email": values["email"],
