@@ -84,7 +84,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "averaging": {"count": 30, "captures": CAPTURES, "learned": True, "passes": 8000, "people": 15},
         "linkage": {"count": 200, "passes": 30_000},
-        "template": {"count": 250, "steps": 120, "inverted": 40, "train_count": 2000},
+        "template": {"count": 250, "steps": 120, "inverted": 30, "train_count": 2000},
     },
 }  # fmt: skip
 

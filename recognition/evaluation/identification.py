@@ -267,7 +267,7 @@ def identify(
         row = {"gallery_people": size, "galleries": len(parts), **_figures(joined, fpir, seed)}
         if isinstance(embedder, ProtectedEmbedder):
             shipped = embedder.recognizer.threshold_for(
-                gallery_size=joined.templates, target_fpir=fpir, profile_hash=embedder.profile.hash
+                gallery_size=size, target_fpir=fpir, profile_hash=embedder.profile.hash
             )
             row |= at_shipped_threshold(joined, shipped)
         rows.append(row)

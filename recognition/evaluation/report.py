@@ -122,6 +122,7 @@ def template_table(rows: Sequence[Row]) -> str:
         [
             "attacker's knowledge",
             "cosine to the embedding",
+            "score at a terminal",
             "accepted by the system",
             "SSIM",
             "PSNR",
@@ -131,6 +132,7 @@ def template_table(rows: Sequence[Row]) -> str:
             [
                 str(row["knowledge"]),
                 number(row["embedding_cosine"], 3),
+                number(row.get("system_score"), 3),
                 percent(row["accepted_by_system"]),
                 number(row["ssim"], 3),
                 number(row["psnr"], 2),

@@ -423,6 +423,7 @@ def run_template(
         rows.append(
             {"knowledge": name, "embedding_cosine": float((unit * enrolled).sum(axis=1).mean())}
             | {
+                "system_score": float(scores.mean()),
                 "accepted_by_system": hits / len(scores),
                 "accepted_by_system_interval": [interval.low, interval.high],
             }

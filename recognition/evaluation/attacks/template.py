@@ -22,7 +22,6 @@ from recognition.budget import PrivacyProfile
 from recognition.evaluation import metrics
 from recognition.evaluation.attacks.linear import total_variation
 from recognition.evaluation.attacks.operator import Operator, crops_from_planes, planes_from_crops
-from recognition.evaluation.attacks.replicas import NATIVE_BF16
 from recognition.evaluation.captures import in_parallel
 from recognition.protection import protect, rotation
 from recognition.types import Embedding
@@ -95,9 +94,8 @@ def invert(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, eta_min=0.02)
         for _ in range(steps):
             features: Tensor = operator.forward(planes).clamp(low, high)
-            with torch.autocast("cpu", torch.bfloat16, enabled=NATIVE_BF16):
-                raw = backbone(features, gain)
-            embedded = functional.normalize(raw.float())
+            # In float32: gradients of half precision found pictures that the model believes in less.
+            embedded = functional.normalize(backbone(features, gain))
             loss = (1 - (embedded * targets).sum(dim=1)).sum() + prior * total_variation(planes).sum()
             # Of the picture alone: the model stays as it is.
             (planes.grad,) = torch.autograd.grad(loss, planes)

@@ -111,7 +111,8 @@ def test_identification_reports_both_thresholds_and_the_trials_behind_them(tiny:
     assert (figures["gallery_people"], figures["gallery_templates"]) == (5, 15), "two captures and their mean"
     assert figures["fpir"] <= 0.06
     assert figures["fnir"] == 0.0 and figures["rank_one"] == 1.0
-    expected = embedder.recognizer.threshold_for(gallery_size=15, target_fpir=0.06)
+    # People, as the gallery of a door counts: a calibration's scores are the best of a person's templates.
+    expected = embedder.recognizer.threshold_for(gallery_size=5, target_fpir=0.06)
     assert figures["shipped_threshold"] == expected
     assert 0 <= figures["fpir_at_shipped_threshold"] <= 1
 
