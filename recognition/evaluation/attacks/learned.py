@@ -22,11 +22,11 @@ from torch.nn import functional
 from recognition.evaluation.attacks.observation import Observation, Protection
 from recognition.evaluation.attacks.operator import (
     SIDE,
-    Operator,
     axis_matrix,
     crops_from_planes,
     planes_from_crops,
     rgb_from_ycbcr,
+    transposed,
 )
 from recognition.evaluation.attacks.replicas import NATIVE_BF16, Replicas
 
@@ -55,18 +55,11 @@ def pictures_of(observation: Observation) -> Tensor:
     statistic, at unit power.
     """
     operator, variance, prior = observation.operator, observation.variance, observation.prior
-    shrunk = _transposed(operator, observation.values * (prior / (prior + variance)))
+    shrunk = transposed(operator, observation.values * (prior / (prior + variance)))
     per_axis = torch.as_tensor((axis_matrix(operator.transform) ** 2).sum(axis=0), dtype=shrunk.dtype)
-    weighted = _transposed(operator, observation.values / variance)
+    weighted = transposed(operator, observation.values / variance)
     power = weighted.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
     return torch.cat([shrunk / (per_axis[:, None] * per_axis) / LEVEL, weighted / power], dim=1)
-
-
-def _transposed(operator: Operator, features: Tensor) -> Tensor:
-    """The operator is linear, so the gradient of <forward(x), features> is its transpose on the features."""
-    x = torch.zeros(len(features), 3, SIDE, SIDE, requires_grad=True)
-    (picture,) = torch.autograd.grad((operator.forward(x) * features).sum(), x)
-    return picture
 
 
 class Down(nn.Module):

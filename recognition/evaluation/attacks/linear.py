@@ -14,7 +14,14 @@ from torch.nn import functional
 
 from recognition.budget import PrivacyProfile
 from recognition.evaluation.attacks.observation import Coded, Observation, Protection
-from recognition.evaluation.attacks.operator import BLOCK, SIDE, Misfit, crops_from_planes, planes_from_crops
+from recognition.evaluation.attacks.operator import (
+    BLOCK,
+    SIDE,
+    Misfit,
+    crops_from_planes,
+    planes_from_crops,
+    transposed,
+)
 from recognition.evaluation.captures import in_parallel
 
 # Total-variation weight per plane (Y, Cb, Cr), in 1/levels. The negative log of a Laplace prior on the
@@ -82,11 +89,8 @@ def wiener(observation: Observation, mean_colour: Tensor) -> Tensor:
     if operator.transform != "critical":
         raise ValueError("the closed form is for the critical transform, whose operator is orthonormal")
     shrunk = observation.values * observation.prior / (observation.prior + observation.variance)
-    # The operator is orthonormal, so its transpose inverts it; the gradient of <forward(x), shrunk> is that
-    # transpose.
-    x = torch.zeros(len(shrunk), 3, SIDE, SIDE, requires_grad=True)
-    (transposed,) = torch.autograd.grad((operator.forward(x) * shrunk).sum(), x)
-    centred = transposed - transposed.mean(dim=(2, 3), keepdim=True)
+    picture = transposed(operator, shrunk)  # the operator is orthonormal, so its transpose inverts it
+    centred = picture - picture.mean(dim=(2, 3), keepdim=True)
     return centred + mean_colour.view(-1, 3, 1, 1)
 
 

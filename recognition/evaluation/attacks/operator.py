@@ -114,6 +114,35 @@ class Operator:
         return channels[:, :, BLOCK * BLOCK - self.frequencies :].reshape(-1, 3 * self.frequencies, b, b)
 
 
+def _local(operator: Operator, like: Tensor) -> Tensor:
+    """(B, 8, 3): for each block row r of `paper` the matrix from pixels r-1, r, r+1 to its frequencies; zero
+    outside the picture."""
+    padded = np.pad(axis_matrix(operator.transform), ((0, 0), (1, 1)))
+    rows = [padded[BLOCK * r : BLOCK * (r + 1), r : r + 3] for r in range(operator.blocks)]
+    return torch.as_tensor(np.stack(rows), dtype=like.dtype, device=like.device)
+
+
+def transposed(operator: Operator, features: Tensor) -> Tensor:
+    """The operator's transpose on features (N, C, B, B): planes (N, 3, 112, 112)."""
+    b, f = operator.blocks, operator.frequencies
+    all_of = features.reshape(-1, 3, f, b, b)
+    if f < BLOCK * BLOCK:
+        all_of = functional.pad(all_of, (0, 0, 0, 0, 1, 0))
+    if operator.transform == "critical":
+        dct = torch.as_tensor(
+            np.kron(dct_matrix(), dct_matrix()), dtype=features.dtype, device=features.device
+        )
+        blocks = all_of.permute(0, 1, 3, 4, 2).reshape(-1, BLOCK * BLOCK) @ dct
+        return blocks.view(-1, 3, b, b, BLOCK, BLOCK).transpose(3, 4).reshape(-1, 3, SIDE, SIDE)
+    local = _local(operator, features)
+    moment = torch.einsum("npuvrc,rua,cvd->npadrc", all_of.view(-1, 3, BLOCK, BLOCK, b, b), local, local)
+    planes = features.new_zeros(len(features), 3, SIDE + 2, SIDE + 2)
+    # Block (r, c) holds pixels (r + a - 1, c + d - 1): what lies outside the picture has no weight.
+    for i, j in np.ndindex(3, 3):
+        planes[..., i : i + b, j : j + b] += moment[:, :, i, j]
+    return planes[..., 1:-1, 1:-1].contiguous()
+
+
 class Misfit:
     """Sum over all coefficients of weight * (forward(x) - y)^2, a quadratic in x, cheap to evaluate many
     times.
@@ -132,31 +161,19 @@ class Misfit:
             self.dct = torch.as_tensor(np.kron(dct_matrix(), dct_matrix()), dtype=y.dtype, device=y.device)
             self.y, self.weight = self._as_coefficients(y), self._as_coefficients(weight[None])
             return
-        # Per block row r: the 8x3 matrix from pixels r-1, r, r+1 to its frequencies; outside the image it
-        # is zero.
-        padded = np.pad(axis_matrix(operator.transform), ((0, 0), (1, 1)))
-        local = np.stack([padded[BLOCK * r : BLOCK * (r + 1), r : r + 3] for r in range(b)])  # (B, 8, 3)
-        local_t = torch.as_tensor(local, dtype=y.dtype, device=y.device)
+        local_t = _local(operator, y)
         w = weight.view(3, f, b, b)
         if f < BLOCK * BLOCK:
             w = functional.pad(w, (0, 0, 0, 0, 1, 0))
         w = w.view(3, BLOCK, BLOCK, b, b)
         pairs = torch.einsum("rua,rub->ruab", local_t, local_t)  # (B, 8, 3, 3)
         gram = torch.einsum("puvrc,ruab,cvde->padberc", w, pairs, pairs)  # plane, a d, b e, row, column
-        target = (y * weight).view(-1, 3, f, b, b)
-        if f < BLOCK * BLOCK:
-            target = functional.pad(target, (0, 0, 0, 0, 1, 0))
-        target = target.view(-1, 3, BLOCK, BLOCK, b, b)
-        moment = torch.einsum("npuvrc,rua,cvd->npadrc", target, local_t, local_t)
-        # Block (r, c) holds pixels (r + a - 1, c + d - 1): what lies outside the picture has no weight.
         stencil = y.new_zeros(5, 5, 3, SIDE + 2, SIDE + 2)
-        linear = y.new_zeros(len(y), 3, SIDE + 2, SIDE + 2)
         for i, j in np.ndindex(3, 3):
-            linear[..., i : i + b, j : j + b] += moment[:, :, i, j]
             for k, m in np.ndindex(3, 3):
                 stencil[k - i + 2, m - j + 2, :, i : i + b, j : j + b] += gram[:, i, j, k, m]
         self.stencil = stencil[..., 1:-1, 1:-1].contiguous()  # (5, 5, 3, 112, 112)
-        self.linear = linear[..., 1:-1, 1:-1].contiguous()  # (N, 3, 112, 112)
+        self.linear = transposed(operator, y * weight)  # (N, 3, 112, 112)
 
     def _as_coefficients(self, features: Tensor) -> Tensor:
         """(N, C, B, B) to (N, 3, B, B, 64), zeros where the transform drops DC."""

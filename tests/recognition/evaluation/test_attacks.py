@@ -26,6 +26,7 @@ from recognition.evaluation.attacks.operator import (
     Operator,
     crops_from_planes,
     planes_from_crops,
+    transposed,
 )
 from recognition.evaluation.attacks.replicas import Replicas
 from recognition.evaluation.report import PORTRAIT_POINTS, portrait
@@ -76,6 +77,16 @@ def test_the_folded_misfit_is_the_literal_sum_over_coefficients(transform: str) 
     x.requires_grad_()
     (expected,) = torch.autograd.grad(literal(x).sum(), x)
     assert torch.allclose(misfit.gradient(x.detach()), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("transform", ["paper", "critical"])
+def test_the_transpose_is_the_adjoint_of_the_operator(transform: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    operator = Operator(transform)
+    x = torch.randn(2, 3, 112, 112, generator=generator, dtype=torch.float64)
+    y = torch.randn(2, 189, *[operator.blocks] * 2, generator=generator, dtype=torch.float64)
+    there, back = (operator.forward(x) * y).sum(), (x * transposed(operator, y)).sum()
+    assert float(there) == pytest.approx(float(back), rel=1e-9)
 
 
 def test_the_priors_gradient_is_its_gradient() -> None:
