@@ -11,12 +11,13 @@ On Postgres each query is a prepared statement of its connection, so a pooler in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from django.db import InterfaceError, OperationalError, connection, models
+from django.db import InterfaceError, OperationalError, connection, models, transaction
 from django.db.models import Expression, QuerySet
 from django.db.models.sql import UpdateQuery
 
@@ -98,7 +99,7 @@ class _Prepared(Generic[Answer]):
         since it was last used it is asked again on a new one. That saves asking every time whether it broke."""
         if connection.vendor != "postgresql" or connection.in_atomic_block:
             return self(**values)
-        connection.health_check_done = True
+        connection.health_check_done = True  # type: ignore[attr-defined]  # the stubs lack it
         try:
             return self(**values)
         except (OperationalError, InterfaceError):
@@ -143,6 +144,14 @@ def together(*questions: Question[Any]) -> list[Any]:
             answers.append(question.query.read(cursor))
             cursor.nextset()
     return answers
+
+
+def transaction_around_one_asking() -> AbstractContextManager[None]:
+    """For a single `together` that must happen whole or not at all, with what is to be done after its commit. On
+    Postgres statements that travel together are a transaction already, which saves two ways there and back."""
+    if connection.vendor == "postgresql" and not connection.in_atomic_block:
+        return nullcontext()
+    return transaction.atomic()
 
 
 class _Select(_Prepared[Answer]):

@@ -43,7 +43,7 @@ from accesscontrol.models import (
     UsedNonce,
 )
 from accesscontrol.policy import Facts, Match, PersonFacts, Reason, RuleFacts, decide, rank, read_weekly
-from accesscontrol.prepared import Question, together
+from accesscontrol.prepared import Question, together, transaction_around_one_asking
 from enrollment import payloads
 from enrollment.models import Person
 from enrollment.services import audit_subject
@@ -143,13 +143,14 @@ def submit_attempt(
             attempt, Identification(fault=Reason.RECOGNIZER_FAULT, detail=error.code), signed_at, at=at
         )
     try:
-        with _own_nonce(attempt, at), transaction.atomic():
-            newest = _insert(attempt, signed_at, at, queries.NEWEST_GALLERY_CHANGE.asked())[-1]
+        with _own_nonce(attempt, at), transaction_around_one_asking():
+            newest = _insert(attempt, signed_at, queries.NEWEST_GALLERY_CHANGE.asked())[-1]
             dispatch(IDENTIFY_TASK, attempt_id=str(attempt.id), sequence=newest[0][0] if newest else 0)
     except AccessRefused:
         with suppress(payloads.PayloadStoreUnavailable):  # it forgets by itself in seconds
             payloads.discard(attempt.payload_key)
         raise
+    _note_seen(terminal, at)  # while a worker is busy already
     return attempt
 
 
@@ -293,7 +294,8 @@ def _refuse_at_once(
     attempt: AccessAttempt, identification: Identification, signed_at: datetime | None, *, at: datetime
 ) -> AccessAttempt:
     with _own_nonce(attempt, at), transaction.atomic():
-        _insert(attempt, signed_at, at)
+        _insert(attempt, signed_at)
+        _note_seen(attempt.terminal, at)
         _settle(attempt, identification, (), _lock(attempt.pk, None)[1], at)
         transaction.on_commit(lambda: _after_settling(attempt))
     return attempt
@@ -310,14 +312,11 @@ def _own_nonce(attempt: AccessAttempt, at: datetime) -> Iterator[None]:
         raise AccessRefused("nonce_replayed", REPLAYED) from error
 
 
-def _insert(
-    attempt: AccessAttempt, signed_at: datetime | None, at: datetime, *others: Question[Any]
-) -> list[Any]:
+def _insert(attempt: AccessAttempt, signed_at: datetime | None, *others: Question[Any]) -> list[Any]:
     """The row and, where it is unspent, its nonce; the answers to whatever else is to be asked on this occasion."""
     questions = [queries.INSERT_ATTEMPT.of(attempt), *others]
     if signed_at is not None:
         questions.insert(0, _spending(attempt.terminal, attempt.nonce, signed_at))
-        _note_seen(attempt.terminal, at)
     answers = together(*questions)
     attempt._state.adding, attempt._state.db = False, DEFAULT_DB_ALIAS
     return answers

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, models, transaction
+from django.db import IntegrityError, connection, models, transaction
 from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -14,7 +14,14 @@ from django.utils import timezone
 from accesscontrol import queries, services
 from accesscontrol.models import AccessAttempt, Terminal, UsedNonce
 from accesscontrol.policy import Match
-from accesscontrol.prepared import Given, PreparedGet, PreparedRows, PreparedUpdate, together
+from accesscontrol.prepared import (
+    Given,
+    PreparedGet,
+    PreparedRows,
+    PreparedUpdate,
+    together,
+    transaction_around_one_asking,
+)
 from enrollment.models import Person
 from tests.accesscontrol import support
 from tests.accesscontrol.support import Place, new_nonce
@@ -65,6 +72,23 @@ def test_a_new_row_is_stored_whole_and_questions_asked_together_see_those_before
     stored = AccessAttempt.objects.get()
     for field in AccessAttempt._meta.concrete_fields:
         assert getattr(stored, field.attname) == getattr(attempt, field.attname), field.name
+
+
+@pytest.mark.django_db(transaction=True)
+def test_questions_asked_at_once_leave_nothing_when_one_of_them_fails() -> None:
+    row = support.make_place().device.row
+
+    def spend(*nonces: str) -> None:
+        rows = [UsedNonce(terminal=row, nonce=nonce, expires_at=timezone.now()) for nonce in nonces]
+        with transaction_around_one_asking():
+            together(*(queries.INSERT_NONCE.of(one) for one in rows))
+
+    spend("once")
+    with pytest.raises(IntegrityError):
+        spend("other", "once")
+    assert [used.nonce for used in UsedNonce.objects.all()] == ["once"]
+    spend("other")
+    assert UsedNonce.objects.count() == 2
 
 
 @pytest.mark.django_db

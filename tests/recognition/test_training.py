@@ -175,7 +175,9 @@ def test_a_receiver_that_restores_comes_closer_to_the_clean_features(faces: Face
     trunk = {key: value.clone() for key, value in run.student.backbone.trunk.state_dict().items()}
     explained = [run.step()["restored"] for _ in range(50)]
     assert np.mean(explained[-10:]) > np.mean(explained[:10]) + 0.05
-    assert all(torch.equal(value, trunk[key]) for key, value in run.student.backbone.trunk.state_dict().items())
+    assert all(
+        torch.equal(value, trunk[key]) for key, value in run.student.backbone.trunk.state_dict().items()
+    )
 
 
 def test_a_shipped_run_names_nobody_until_it_is_calibrated(
