@@ -134,11 +134,13 @@ export class Capture {
     this.#answered?.(message);
   }
 
-  /** Look at the newest frame, then at the next one. */
+  /** Look at the newest frame, then at the next one, until this stream ends: a new start has a loop of its own. */
   async #look() {
-    while (this.#running) {
+    const stream = this.#stream;
+    const over = () => !this.#running || this.#stream !== stream;
+    while (!over()) {
       await this.#newFrame();
-      if (!this.#running) return;
+      if (over()) return;
       if (this.paused || document.hidden || this.video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) continue;
       let bitmap;
       try {
@@ -146,7 +148,7 @@ export class Capture {
       } catch {
         continue; // between two streams there is no picture
       }
-      if (!this.#running || !this.#worker) return bitmap.close();
+      if (over() || !this.#worker) return bitmap.close();
       const asked = this.#waiting;
       const answer = new Promise((resolve) => {
         this.#answered = resolve;
@@ -154,8 +156,8 @@ export class Capture {
       this.#busy = true;
       this.#worker.postMessage({ type: "frame", bitmap, wanted: asked !== null }, [bitmap]);
       const { type, bytes, ...seen } = await answer;
+      if (over()) return;
       this.#busy = false;
-      if (!this.#running) return;
       this.#options.onQuality(seen);
       if (bytes && this.#waiting === asked && asked) {
         this.#waiting = null;
