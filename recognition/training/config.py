@@ -141,8 +141,9 @@ def _named() -> dict[str, TrainingConfig]:
                 for weight in _LAMBDAS
             ]
     configs.append(replace(_unprotected(_SMALL), name="small-unprotected"))
-    # In two runs: the receiver learns to restore clean features, then the whole network learns to recognize. Its
-    # trunk starts (--initial) from the published weights of the network it is distilled from.
+    # In three runs, each --initial from the one before: the receiver learns to restore clean features, the network to
+    # recognize under more noise than it ships with, then under what ships. The trunk of the first comes from the
+    # published weights of the network that it is distilled from.
     restoring = replace(
         _SMALL,
         name="default-restore",
@@ -168,6 +169,34 @@ def _named() -> dict[str, TrainingConfig]:
             warmup_steps=150,
             flat_share=0.35,
             passes=80_000,
+        )
+    )
+    # A third run goes on from the second at the noise that ships.
+    configs.append(
+        replace(
+            configs[-1],
+            name="default-finish",
+            epsilon_mean=20.0,
+            other_epsilons=(16.0,),
+            learning_rate=2e-4,
+            warmup_steps=50,
+            flat_share=0.2,
+            passes=18_000,
+        )
+    )
+    configs.append(
+        TrainingConfig(
+            name="default-unprotected",
+            backbone="mobilefacenet-se",
+            transform=UNPROTECTED,
+            epsilon_mean=None,
+            easy_share=0.0,
+            exact_share=0.0,
+            learning_rate=1e-4,
+            weight_decay=0.0,
+            warmup_steps=50,
+            flat_share=0.2,
+            passes=6_400,
         )
     )
     return {config.name: config for config in configs}

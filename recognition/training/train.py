@@ -185,9 +185,10 @@ class Run:
         self.student.backbone.load_state_dict(own | fitting)
 
     def _statistics(self) -> Statistics:
-        rows = self.random.choice(
-            len(self.training), min(STATISTICS_FACES, len(self.training)), replace=False
-        )
+        random = np.random.default_rng(
+            self.config.seed
+        )  # the same faces for every process: one profile for all
+        rows = random.choice(len(self.training), min(STATISTICS_FACES, len(self.training)), replace=False)
         if self.config.transform == "paper":
             rows = rows[:64]  # 9.5 MB a face; every channel still has 800,000 values
         transform = Transform(self.config.transform)
