@@ -186,7 +186,8 @@ def calibrate_command(options: argparse.Namespace) -> dict[str, Any]:
             options.model, profile=one.profile.hash, unprotected=False, seed=options.seed
         )
         with bar(f"embedding, {one.profile.name}") as shown:
-            shown.start(min(options.limit, len(identities)) * (options.enrol + 1))
+            probes = min(options.limit, len(identities))
+            shown.start(probes + options.enrol * len(set(identities.values())))
             scores = identification.impostor_scores(
                 embedder,
                 images,

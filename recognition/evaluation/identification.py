@@ -338,25 +338,35 @@ def impostor_scores(
     progress: Progress = lambda done: None,
 ) -> NDArray[np.float32]:
     """Scores of strangers as a door computes them, for a calibration: one capture of every picture against
-    all that a gallery would hold of every other person (`enrol` captures of one picture and their mean),
-    the best counting.
+    all that a gallery would hold of every other person (`enrol` captures and their mean), the best counting.
 
-    At most `limit` pictures, drawn evenly over people, so that a few well photographed ones do not decide a
-    threshold.
+    As at a desk, the captures enrolled are of different pictures where a person has that many: the best of several
+    pictures is more like a stranger than the best of one picture is. At most `limit` probes, drawn evenly over people,
+    so that a few well photographed ones do not decide a threshold.
     """
     rng = np.random.default_rng(seed)
     shuffled = {str(name): identities[str(name)] for name in rng.permutation(sorted(identities))}
     names = _evenly(shuffled, limit)
+    people = sorted({identities[name] for name in names})
+    pictures: dict[str, list[str]] = {person: [] for person in people}
+    for name, person in shuffled.items():
+        if person in pictures:
+            pictures[person].append(name)
+    # Capture 0 of a picture is the probe; a gallery never holds that one.
+    enrolled = [
+        Shot(pictures[person][k % len(pictures[person])], 1 + k // len(pictures[person]))
+        for person in people
+        for k in range(enrol)
+    ]
     album = Album(embedder, images)
-    album.prepare([Shot(name, k) for name in names for k in range(enrol + 1)], progress)
+    album.prepare([*(Shot(name, 0) for name in names), *enrolled], progress)
     probes = album.matrix([Shot(name, 0) for name in names])
-    captures = album.matrix([Shot(name, k) for name in names for k in range(1, enrol + 1)])
-    gallery = with_means(captures.reshape(len(names), enrol, -1))
-    owner = np.unique([identities[name] for name in names], return_inverse=True)[1]
+    gallery = with_means(album.matrix(enrolled).reshape(len(people), enrol, -1))
+    owner = np.searchsorted(people, [identities[name] for name in names])
     parts = []
     for row in range(0, len(names), 256):
         scores = np.max([probes[row : row + 256] @ gallery[:, k].T for k in range(gallery.shape[1])], axis=0)
-        parts.append(scores[owner[row : row + 256, None] != owner[None, :]])
+        parts.append(scores[owner[row : row + 256, None] != np.arange(len(people))[None, :]])
     return np.concatenate(parts)
 
 
