@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.services import Postgres, Redis, ServiceMissing
+from tests.services import CHROMIUM, Postgres, Redis, ServiceMissing
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Playwright
 
 # A busy machine fails no property: examples may take as long as they need.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -49,6 +52,29 @@ def redis_url(redis_server: Redis) -> Iterator[str]:
 def postgres_server() -> Postgres:
     """The session's Postgres, running; the same one that Django uses under LINTEL_TEST_DATABASE=postgres."""
     return _or_skip(Postgres.shared)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests in a browser come last: Playwright's loop stays on this thread from the first of them to the end."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    """The session's Playwright. There can be one only, and beside its loop Django would refuse to touch a database."""
+    from playwright.sync_api import sync_playwright
+
+    if not CHROMIUM.exists():
+        message = (
+            f"SERVICE MISSING: no Chromium at {CHROMIUM}; install the package chromium or set LINTEL_CHROMIUM"
+        )
+        if os.environ.get("LINTEL_NO_SKIPS") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as running:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+        yield running
 
 
 @pytest.fixture

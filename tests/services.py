@@ -25,6 +25,9 @@ START_TIMEOUT_S = 120.0
 POSTGRES_USER = "postgres"
 
 
+CHROMIUM = Path(os.environ.get("LINTEL_CHROMIUM", "/usr/bin/chromium"))
+
+
 class ServiceMissing(RuntimeError):
     """A server that tests need cannot be found here."""
 

@@ -27,15 +27,14 @@ from typing import Any
 import django
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect
 
 from enrollment.consent_texts import consent_text
 from tests.browser import films
 from tests.browser.modules import module_server
-from tests.services import free_port
+from tests.services import CHROMIUM, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = Path(os.environ.get("LINTEL_CHROMIUM", "/usr/bin/chromium"))
 START_TIMEOUT_S = 300.0
 PATIENCE_MS = 240_000  # two cores that are busy with something else
 PASSWORD = "five oaks beside the weir"
@@ -193,24 +192,9 @@ def film_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="package")
-def playwright() -> Iterator[Playwright]:
-    """For these tests only: its loop stays on this thread, where Django would refuse to work beside it."""
-    if not CHROMIUM.exists():
-        message = (
-            f"SERVICE MISSING: no Chromium at {CHROMIUM}; install the package chromium or set LINTEL_CHROMIUM"
-        )
-        if os.environ.get("LINTEL_NO_SKIPS") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    expect.set_options(timeout=PATIENCE_MS)
-    with pytest.MonkeyPatch.context() as patch, sync_playwright() as running:
-        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-        yield running
-
-
-@pytest.fixture(scope="package")
 def launch(playwright: Playwright, film_folder: Path) -> Iterator[Callable[[str | None], Browser]]:
     """A Chromium whose camera shows the film; one per film, kept."""
+    expect.set_options(timeout=PATIENCE_MS)
     running: dict[str | None, Browser] = {}
 
     def browser_for(film: str | None) -> Browser:

@@ -109,11 +109,13 @@ def _raw_faces(data: bytes, detector: Detector) -> list[str]:
 
 
 def start_camera(page: Page) -> None:
-    """Where the browser has allowed the camera before, the page starts by itself."""
+    """Where the browser has allowed the camera before, the page starts by itself, at a moment of its own.
+    So the look at the state and the click are one step."""
     station = page.locator("#station")
     expect(station).to_be_visible()
-    if station.get_attribute("data-state") == "idle":
-        page.get_by_role("button", name="Start the camera").click()
+    station.evaluate(
+        "(one) => { if (one.dataset.state === 'idle') one.querySelector('[data-start]').click(); }"
+    )
 
 
 def enroll_here(page: Page, person: str) -> None:
@@ -221,6 +223,7 @@ def test_the_same_face_under_another_name_waits_for_a_decision_and_its_captures_
     enroll_here(page, server.add_person("Erika Third"))
     enrollment.get_by_role("button", name="Enroll Erika Third anyway").click()
     expect(enrollment).to_contain_text("Without a reason nobody can check this decision later.")
+    complaints[:] = [text for text in complaints if "422" not in text]  # the browser's word for this refusal
     enrollment.get_by_label("Why are they two different people?").fill("Twins; both showed a passport.")
     enrollment.get_by_role("button", name="Enroll Erika Third anyway").click()
     expect(enrollment).to_contain_text("Erika Third is enrolled")
@@ -271,9 +274,8 @@ def test_a_person_far_away_is_asked_to_come_closer_in_their_language_and_nothing
     page.goto(f"/people/{person}/enroll/")
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.locator("#station")).to_have_attribute("lang", "de")
-    start = page.get_by_role("button", name="Kamera starten")
-    if page.locator("#station").get_attribute("data-state") == "idle":
-        start.click()
+    expect(page.locator("[data-start]")).to_have_text("Kamera starten")
+    start_camera(page)
     expect(page.locator("[data-guidance]")).to_have_text("Bitte näher kommen.")
     expect(page.locator("[data-speaker]")).to_have_text("Bitte näher kommen.")
     assert watch.captures == []

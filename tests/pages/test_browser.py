@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from django.urls import reverse
 from django.utils import timezone
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, expect
 
 from accesscontrol import live
 from accesscontrol.models import Site
@@ -19,11 +17,10 @@ from enrollment.models import Enrollment, Person
 from enrollment.services import begin_enrollment
 from tests.pages.support import PASSWORD, make_attempt, make_user
 from tests.pages.test_roles import NO_GET, OWN_PAGES, POST_ONLY, address
+from tests.services import CHROMIUM
 
-CHROMIUM = Path(os.environ.get("LINTEL_CHROMIUM", "/usr/bin/chromium"))
 FLAGS = ["--no-sandbox", "--headless=new", "--disable-gpu", "--disable-background-networking"]
 PATIENCE_MS = 60_000  # two busy cores
-expect.set_options(timeout=PATIENCE_MS)
 #: Parts of pages, documents for scripts, and files.
 NO_PAGES = {"enrollment_progress", "enrollment_profile", "enrollment_captures", "people_import_example"}
 
@@ -31,20 +28,11 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """For this module only: playwright's loop stays on this thread, where Django would refuse to work beside it."""
-    if not CHROMIUM.exists():
-        message = (
-            f"SERVICE MISSING: no Chromium at {CHROMIUM}; install the package chromium or set LINTEL_CHROMIUM"
-        )
-        if os.environ.get("LINTEL_NO_SKIPS") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
-        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=3 * PATIENCE_MS)
-        yield browser
-        browser.close()
+def chromium(playwright: Playwright) -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE_MS)
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=3 * PATIENCE_MS)
+    yield browser
+    browser.close()
 
 
 @pytest.fixture
