@@ -139,7 +139,10 @@ class SmallTrunk(nn.Module):
         self.project_norm = nn.BatchNorm1d(dimension)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.unshuffle(self.mix(x))  # (B, 48 or 192, 28, 28)
+        return self.after_mix(self.mix(x))
+
+    def after_mix(self, x: Tensor) -> Tensor:
+        x = self.unshuffle(x)  # (B, 48 or 192, 28, 28)
         x = F.relu(self.norm(self.stem(x)))  # (B, 64, 28, 28)
         x = self.blocks(x)  # (B, 256, 7, 7)
         x = F.relu(self.reduce_norm(self.reduce(x))).flatten(1)  # (B, 3136)

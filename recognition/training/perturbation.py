@@ -130,13 +130,17 @@ class Perturbation(nn.Module):
 
     def forward(self, coefficients: Tensor, ease: float = 1.0) -> tuple[Tensor, Tensor]:
         clipped = coefficients.clamp(self.low, self.high)
-        if self.config.epsilon_mean is None:
-            return clipped, 1 / self.deviation.clamp(min=1e-2) * self.live
         if self.profile is not None:
             return self._codes(clipped)
+        gain, scale = self.gain_and_scale(ease)
+        return clipped if scale is None else clipped + scale * unit_laplace(clipped), gain
+
+    def gain_and_scale(self, ease: float = 1.0) -> tuple[Tensor, Tensor | None]:
+        """(C, 1, 1) weight of each channel and Laplace scale of its noise, None without noise; while budgets learn."""
+        if self.config.epsilon_mean is None:
+            return 1 / self.deviation.clamp(min=1e-2) * self.live, None
         scale = self.scale() / ease
-        gain = self.deviation / (self.deviation.square() + 2 * scale.square()) * self.live
-        return clipped + scale * unit_laplace(clipped), gain
+        return self.deviation / (self.deviation.square() + 2 * scale.square()) * self.live, scale
 
     def _codes(self, clipped: Tensor) -> tuple[Tensor, Tensor]:
         noisy = clipped + self.frozen_scale * unit_laplace(clipped)

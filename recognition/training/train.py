@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from recognition.backbone import PLANES_SCALE, UNPROTECTED, Backbone, Receiver, build_backbone
 from recognition.budget import PrivacyProfile
 from recognition.heads import HEADS
+from recognition.training.collapsed import CollapsedStem
 from recognition.training.config import TrainingConfig
 from recognition.training.data import Faces, augment, draw
 from recognition.training.perturbation import Perturbation, Statistics, Transform, fit_profile, measure
@@ -47,6 +48,7 @@ class Student(nn.Module):
         )
         if statistics is not None:
             _prepare_receiver(self.backbone.receiver, statistics)
+        self.collapsed = CollapsedStem() if CollapsedStem.fits(self.backbone) else None
         self.head = (
             None
             if config.head == "none"
@@ -56,6 +58,8 @@ class Student(nn.Module):
         )
 
     def embed(self, pixels: Tensor, ease: float = 1.0) -> Tensor:
+        if self.collapsed is not None and self.perturbation is not None and self.perturbation.profile is None:
+            return F.normalize(self.collapsed(pixels, self.backbone, self.perturbation, ease).float())
         coefficients = self.transform(pixels)
         if self.perturbation is None:
             return F.normalize(self.backbone(coefficients).float())
