@@ -36,6 +36,24 @@ def trained_profiles(state: dict[str, Any], names: list[str], default: str) -> l
     return sorted(profiles, key=lambda profile: profile.name != default)
 
 
+def ship(
+    run: Path, out: Path, *, name: str, profiles: list[str], default: str | None = None
+) -> dict[str, Any]:
+    """Write the model folder; what was written, for the record. Raises OSError or ValueError."""
+    state = torch.load(run / "state.pt", weights_only=True)
+    config = TrainingConfig(**state["config"])
+    backbone = build_backbone(config.backbone, transform=config.transform, dimension=config.dimension)
+    backbone.load_state_dict(state["backbone"])
+    trained = trained_profiles(state, profiles, default or next(iter(profiles), ""))
+    accepted = [
+        AcceptedProfile(profile, UNCALIBRATED, DEFAULT_PROFILE if place == 0 else f"{profile.name}.json")
+        for place, profile in enumerate(trained)
+    ]
+    save_model(out, name=name, backbone=backbone, accepted=accepted)
+    hashes = {one.profile.name: one.profile.hash for one in accepted}
+    return {"model": str(out), "passes": state["passes"], "profiles": hashes}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m recognition.training.ship", description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
@@ -46,18 +64,10 @@ def main() -> int:
     parser.add_argument("--default", help="the profile that terminals get unless told otherwise; the first")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    state = torch.load(options.run / "state.pt", weights_only=True)
-    config = TrainingConfig(**state["config"])
-    backbone = build_backbone(config.backbone, transform=config.transform, dimension=config.dimension)
-    backbone.load_state_dict(state["backbone"])
-    profiles = trained_profiles(state, options.profiles, options.default or next(iter(options.profiles), ""))
-    accepted = [
-        AcceptedProfile(profile, UNCALIBRATED, DEFAULT_PROFILE if place == 0 else f"{profile.name}.json")
-        for place, profile in enumerate(profiles)
-    ]
-    save_model(options.out, name=options.name, backbone=backbone, accepted=accepted)
-    hashes = {one.profile.name: one.profile.hash for one in accepted}
-    print(json.dumps({"model": str(options.out), "passes": state["passes"], "profiles": hashes}))
+    shipped = ship(
+        options.run, options.out, name=options.name, profiles=options.profiles, default=options.default
+    )
+    print(json.dumps(shipped))
     return 0
 
 

@@ -256,18 +256,21 @@ class Run:
         self.student.perturbation.freeze(profile)
         self.profile = profile
 
+    def _fit_profiles(self) -> None:
+        """Budgets as they are now become the run's profiles."""
+        config, fitted = self.config, self.student.perturbation
+        assert fitted is not None
+        self.also = tuple(
+            fit_profile(fitted, name=f"{config.name}-{e:g}", epsilon_mean=e) for e in config.other_epsilons
+        )
+        self._freeze(fit_profile(fitted, name=config.name))
+
     def step(self) -> dict[str, float]:
         """One batch. Returns the parts of the loss."""
         config, share = self.config, self.share_done()
         perturbs = self.student.perturbation is not None and config.epsilon_mean is not None
         if perturbs and self.profile is None and config.exact_share > 0 and share >= 1 - config.exact_share:
-            assert self.student.perturbation is not None
-            fitted = self.student.perturbation
-            self.also = tuple(
-                fit_profile(fitted, name=f"{config.name}-{e:g}", epsilon_mean=e)
-                for e in config.other_epsilons
-            )
-            self._freeze(fit_profile(fitted, name=config.name))
+            self._fit_profiles()
         if self.profile is not None and self.also:
             assert self.student.perturbation is not None
             profiles = (self.profile, *self.also)
@@ -346,6 +349,9 @@ class Run:
                 if now - last_checkpoint > checkpoint_every_s:
                     self.save()
                     last_checkpoint = now
+        wants_profile = self.config.epsilon_mean is not None and self.config.exact_share > 0
+        if wants_profile and self.profile is None:
+            self._fit_profiles()  # so few steps that none fell into the exact part
         if self.rank == 0:
             self.save()
 
