@@ -33,8 +33,8 @@ from rich.progress import (
 )
 
 from recognition.budget import PrivacyProfile, load_profile
-from recognition.checkpoint import ModelError, calibrate, load_model, model_folder, save_model
-from recognition.evaluation import captures, data, front, identification, report, verification
+from recognition.checkpoint import Calibration, ModelError, calibrate, load_model, model_folder, save_model
+from recognition.evaluation import captures, data, front, identification, rate, report, sweep, verification
 from recognition.evaluation.attacks import resnet34, runs
 from recognition.evaluation.attacks.averaging import CAPTURES
 from recognition.evaluation.attacks.judge import Judge
@@ -42,6 +42,7 @@ from recognition.evaluation.attacks.learned import Training
 from recognition.evaluation.attacks.linkage import Distillation
 from recognition.evaluation.attacks.observation import Coded, FloatNoise, Protection
 from recognition.evaluation.embedding import embed_all, fuse, open_embedder
+from recognition.training.data import join, read_pack
 from recognition.types import FaceCrop
 
 PAIR_COUNTS = (256, 1024, 4096, 10_000)
@@ -76,6 +77,21 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "averaging": {"captures": (1, 4, 16), "steps": 80, "people": 6},
         "linkage": {"count": 50, "pairs": (256, 1024), "passes": 8000},
         "template": {"count": 50, "steps": 60, "inverted": 8},
+        "sweep": {"passes": 640, "every": 60, "count": 4, "steps": 40},
+    },
+    "medium": {
+        "every": {"count": 50, "train_count": 6000},
+        "linear": {"steps": 100, "baselines": True, "uniform": (4.0, 8.0, 16.0), "transforms": BOTH},
+        "learned": {
+            "passes": 8000, "further": 2000, "baselines": True, "uniform": (8.0, 16.0),
+            "transforms": ("critical",),
+        },
+        "averaging": {
+            "count": 24, "captures": CAPTURES, "steps": 100, "learned": True, "passes": 3000, "people": 12,
+        },
+        "linkage": {"count": 200, "pairs": PAIR_COUNTS, "passes": 10_000, "train_count": 10_000},
+        "template": {"count": 250, "steps": 100, "inverted": 20, "train_count": 1500},
+        "sweep": {"passes": 16_000, "every": 10, "count": 24, "steps": 100},
     },
     "full": {
         "linear": {"baselines": True, "float": True, "uniform": EPSILONS, "transforms": BOTH},
@@ -85,6 +101,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "averaging": {"count": 30, "captures": CAPTURES, "learned": True, "passes": 8000, "people": 15},
         "linkage": {"count": 200, "passes": 30_000},
         "template": {"count": 250, "steps": 120, "inverted": 30, "train_count": 2000},
+        "sweep": {"passes": 500_000, "every": 1, "count": 100, "steps": 150},
     },
 }  # fmt: skip
 
@@ -135,11 +152,22 @@ def verification_command(options: argparse.Namespace) -> dict[str, Any]:
         pairs = data.read_pairs(options.pairs)
     if options.every > 1:
         pairs = pairs.every(options.every)
+    different = None
+    if options.different_pictures:
+        if options.labels is None:
+            raise data.DataError("--different-pictures needs --labels: whose pictures belong together")
+        different = data.read_identities(options.labels)
     embedder = _embedder(options)
     with bar("embedding") as shown:
         shown.start(len(pairs.names()))
         figures, scores, vectors = verification.verify(
-            embedder, images, pairs, captures=options.captures, seed=options.seed, progress=shown.advance
+            embedder,
+            images,
+            pairs,
+            captures=options.captures,
+            different=different,
+            seed=options.seed,
+            progress=shown.advance,
         )
     if options.every > 1:
         figures["every"] = options.every
@@ -159,6 +187,7 @@ def verification_command(options: argparse.Namespace) -> dict[str, Any]:
 def identification_command(options: argparse.Namespace) -> dict[str, Any]:
     images, identities = _labelled(options)
     embedder = _embedder(options)
+    thresholds = _thresholds(options) if options.thresholds else None
     with bar("embedding") as shown:
         return identification.identify(
             embedder,
@@ -169,14 +198,32 @@ def identification_command(options: argparse.Namespace) -> dict[str, Any]:
             galleries=options.gallery or [None],
             seed=options.seed,
             captures=options.captures,
+            different=options.different_pictures,
+            thresholds=thresholds,
             repeats=options.repeats,
             start=shown.start,
             progress=shown.advance,
         )
 
 
+def _thresholds(options: argparse.Namespace) -> Calibration:
+    """The thresholds that `calibrate --captures K --out FILE` measured for the profile asked for."""
+    found = json.loads(options.thresholds.read_text(encoding="utf-8"))
+    if found.get("command") != "calibrate" or found.get("captures") != options.captures:
+        raise data.DataError(f"{options.thresholds} is no calibration of {options.captures} captures fused")
+    embedder = _embedder(options)
+    wanted = embedder.describe().get("profile")
+    for row in found["profiles"]:
+        if row["profile"] == wanted:
+            points = tuple(zip(row["fmr"], row["threshold"], strict=True))
+            return Calibration(found["source"], row["impostor_comparisons"], points)
+    raise data.DataError(f"{options.thresholds} has no thresholds for profile {wanted}")
+
+
 def calibrate_command(options: argparse.Namespace) -> dict[str, Any]:
     """Measure impostor scores for every profile a model accepts and write its thresholds."""
+    if options.captures > 1 and not options.dry_run:
+        raise data.DataError("a model ships thresholds for one capture: --captures goes with --dry-run")
     images, identities = _labelled(options)
     folder = model_folder(options.model)
     model = load_model(folder)
@@ -186,7 +233,7 @@ def calibrate_command(options: argparse.Namespace) -> dict[str, Any]:
             options.model, profile=one.profile.hash, unprotected=False, seed=options.seed
         )
         with bar(f"embedding, {one.profile.name}") as shown:
-            probes = min(options.limit, len(identities))
+            probes = options.captures * min(options.limit, len(identities))
             shown.start(probes + options.enrol * len(set(identities.values())))
             scores = identification.impostor_scores(
                 embedder,
@@ -195,6 +242,7 @@ def calibrate_command(options: argparse.Namespace) -> dict[str, Any]:
                 limit=options.limit,
                 enrol=options.enrol,
                 seed=options.seed,
+                captures=options.captures,
                 progress=shown.advance,
             )
         calibration = calibrate(scores, source=options.source)
@@ -216,6 +264,8 @@ def calibrate_command(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": model.name,
         "written": not options.dry_run,
+        "captures": options.captures,
+        "source": options.source,
         "fpir_target": options.fpir,
         "profiles": figures,
     }
@@ -479,7 +529,8 @@ def _no_ranges() -> NDArray[np.uint8]:
 def front_command(options: argparse.Namespace) -> dict[str, Any]:
     """The plot of accuracy against recovery, from result files."""
     results = report.read_results(*options.results)
-    points, known = front.read_points(results), front.references(results)
+    points = front.read_points(results, quick=options.quick)
+    known = front.references(results, quick=options.quick)
     count = front.plot(points, options.out, known, options.title)
     rows = [{"model": p.model, "profile": p.profile, "series": p.series, "accuracy": p.accuracy,
              "ssim": p.linear_ssim, "accepted": p.linear_accepted} for p in points]  # fmt: skip
@@ -489,13 +540,66 @@ def front_command(options: argparse.Namespace) -> dict[str, Any]:
 def table_command(options: argparse.Namespace) -> dict[str, Any]:
     """The Markdown table behind the plot: on stdout before the figures, or in --out."""
     results = report.read_results(*options.results)
-    points = front.read_points(results)
-    text = front.trade_off_table(points, front.references(results).get("unprotected twin"))
+    points = front.read_points(results, quick=options.quick)
+    known = front.references(results, quick=options.quick)
+    text = front.trade_off_table(points, known.get("unprotected twin"))
     if options.out is None:
         print(text)
     else:
         options.out.write_text(text, encoding="utf-8")
     return {"written": None if options.out is None else str(options.out), "points": len(points)}
+
+
+def sweep_command(options: argparse.Namespace) -> dict[str, Any]:
+    """Train and measure the points of the front, one after the other; resumes, and shares the work with others."""
+    _settle(options)
+    teachers = options.teacher or [None] * len(options.pack)
+    if len(teachers) != len(options.pack):
+        raise data.DataError("give one --teacher for each --pack, in the same order")
+    if options.teacher is None:
+        raise data.DataError(
+            "--teacher is needed: the configs of the front learn from a teacher's embeddings"
+        )
+    faces = join(
+        read_pack(pack, teacher=teacher, leave_out=options.leave_out)
+        for pack, teacher in zip(options.pack, teachers, strict=True)
+    )
+    common = ["--seed", str(options.seed), *(["--threads", str(options.threads)] if options.threads else [])]
+    attack = ["--images", str(options.attack_images), "--judge", str(options.judge), *common]
+    if options.judge_images:
+        attack += ["--judge-images", str(options.judge_images)]
+    with bar("sweep") as shown:
+        return sweep.sweep(
+            options.points or sweep.POINTS,
+            faces,
+            sweep.Effort(options.passes, options.every, options.count, options.steps, options.fused),
+            options.folder,
+            sweep.Sources(
+                ("--images", str(options.images), "--pairs", str(options.pairs), *common), tuple(attack)
+            ),
+            _figures_of,
+            minutes=options.minutes,
+            told=shown.report,
+        )
+
+
+def rate_command(options: argparse.Namespace) -> dict[str, Any]:
+    """Accuracy through codes of 1 to 4 bits and through floats: one model, never trained again."""
+    images = data.open_images(options.images)
+    pairs = data.read_pairs(options.pairs)
+    pairs = pairs.every(options.every) if options.every > 1 else pairs
+    model = load_model(model_folder(options.model))
+    if not model.accepted:
+        raise ModelError(f"model {model.name} accepts no privacy profile")
+    profile = _accepted(options.model, options.profile or model.accepted[0].profile.hash)
+    with bar("embedding") as shown:
+        shown.start((2 + len(options.bits)) * len(pairs.names()))
+        rows = rate.rate_rows(
+            model, profile, images, pairs, widths=options.bits, seed=options.seed, progress=shown.advance
+        )
+    return {"model": model.name, "profile": profile.name, "profile_hash": profile.hash, "every": options.every,
+            "retrained": False, "captures": 1, "accuracy": rows[0]["accuracy"],
+            "payload_bytes": rows[0]["payload_bytes"], "rows": rows}  # fmt: skip
 
 
 def groups_command(options: argparse.Namespace) -> dict[str, Any]:
@@ -661,6 +765,11 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--leave-out", metavar="MASK", help="name of an npz pack's mask of pictures not to use")
     sub.add_argument("--captures", type=int, default=1, help="captures fused per picture")
+    sub.add_argument(
+        "--different-pictures",
+        action="store_true",
+        help="with --captures and --labels: the first side of a pair fuses different pictures of its person",
+    )
     sub.add_argument("--every", type=int, default=1, metavar="N", help="every N-th pair only: a quick look")
     sub.add_argument(
         "--labels", type=Path, metavar="CSV", help="file,identity: adds FNMR at dense impostor scores"
@@ -686,6 +795,12 @@ def parser() -> argparse.ArgumentParser:
         help="people enrolled, several sizes; default: half of all",
     )
     sub.add_argument("--captures", type=int, default=1, help="captures fused per attempt")
+    sub.add_argument(
+        "--different-pictures", action="store_true", help="fuse captures of different pictures of a person"
+    )
+    sub.add_argument(
+        "--thresholds", type=Path, metavar="FILE", help="of calibrate --captures K --out FILE, for K fused"
+    )
     sub.add_argument("--repeats", type=int, default=1, help="times that half of the people are drawn anew")
 
     sub = command("calibrate", calibrate_command, "write a model's thresholds from impostor scores")
@@ -698,6 +813,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--source", required=True, help="whose scores these are, for model.json; never a test set"
     )
+    sub.add_argument("--captures", type=int, default=1, help="captures fused per attempt; with --dry-run")
     sub.add_argument("--dry-run", action="store_true", help="measure, write nothing")
 
     sub = command("ijb", ijb_command, "IJB-B or IJB-C 1:1 verification of templates")
@@ -724,6 +840,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--fmr", type=float, default=1e-3, help="of everybody, sets the one threshold")
     sub.add_argument("--captures", type=int, default=1, help="captures fused per picture")
 
+    sub = command("rate", rate_command, "accuracy against bits of a code, without training again")
+    _images(sub)
+    sub.add_argument("--pairs", type=Path, metavar="CSV", required=True, help="fold,img1,img2,same")
+    sub.add_argument("--model", default="default")
+    sub.add_argument("--profile", help="name of a privacy profile the model accepts; default: its first")
+    sub.add_argument("--bits", type=int, nargs="+", choices=rate.WIDTHS, default=list(rate.WIDTHS))
+    sub.add_argument("--every", type=int, default=1, metavar="N", help="every N-th pair only: a quick look")
+
     sub = command("judge", judge_command, "how well the judge of attacks recognises clean pictures")
     _images(sub)
     sub.add_argument("--pairs", type=Path, metavar="CSV", required=True, help="fold,img1,img2,same")
@@ -740,6 +864,27 @@ def parser() -> argparse.ArgumentParser:
     sub = command("table", table_command, "the trade-off table in Markdown, with the commands of every row")
     _results(sub)
     sub.add_argument("--out", type=Path, help="page to write; default: stdout, before the figures")
+
+    sub = command("sweep", sweep_command, "train and measure the points of the front at equal effort")
+    sub.add_argument(
+        "--folder", type=Path, required=True, help="of runs, models and results; resumes from it"
+    )
+    sub.add_argument("--pack", type=Path, action="append", required=True, help="npz pack to train on; repeat")
+    sub.add_argument("--teacher", type=Path, action="append", help="embeddings, one per --pack, in order")
+    sub.add_argument("--leave-out", metavar="MASK", help="boolean mask in the packs: pictures not to use")
+    _images(sub)
+    sub.add_argument("--pairs", type=Path, metavar="CSV", required=True, help="fold,img1,img2,same")
+    sub.add_argument("--attack-images", type=Path, required=True, help="labelled npz pack of faces to attack")
+    sub.add_argument("--judge", default=resnet34.NAME, metavar="face-api|FILE|none")
+    sub.add_argument("--judge-images", type=Path, help="labelled npz pack that sets the judge's threshold")
+    sub.add_argument("--points", nargs="+", metavar="CONFIG[+VARIANT]", help="default: the four curves")
+    sub.add_argument("--setting", choices=tuple(SETTINGS), default="medium", help="effort where not given")
+    sub.add_argument("--passes", type=int, help="faces shown to every point")
+    sub.add_argument("--every", type=int, metavar="N", help="every N-th pair")
+    sub.add_argument("--count", type=int, help="people attacked")
+    sub.add_argument("--steps", type=int, help="of the linear attack")
+    sub.add_argument("--fused", type=int, default=0, metavar="K", help="also K captures fused, and attacked")
+    sub.add_argument("--minutes", type=float, help="stop after this long, in the middle of a run if need be")
 
     attacks = commands.add_parser("attack", help="attack what leaves a terminal, or a template")
     kinds = attacks.add_subparsers(dest="attack", required=True)
@@ -766,6 +911,10 @@ def _results(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--results", type=Path, nargs="+", required=True, help="folders of JSON results written with --out"
     )
+    if sub.prog.split()[-1] != "report":
+        sub.add_argument(
+            "--quick", action="store_true", help="also results of every N-th pair and of captures fused"
+        )
 
 
 def _common(sub: argparse.ArgumentParser) -> None:
@@ -821,7 +970,9 @@ def _attack(sub: argparse.ArgumentParser, name: str) -> None:
     _images(sub)
     _labels(sub)
     _protection_options(sub)
-    sub.add_argument("--setting", choices=tuple(SETTINGS), help="small: minutes; full: what the page reports")
+    sub.add_argument(
+        "--setting", choices=tuple(SETTINGS), help="small: to try; medium: an hour of two cores; full"
+    )
     sub.add_argument("--count", type=int, help="people attacked")
     sub.add_argument(
         "--judge",
@@ -867,22 +1018,29 @@ def _attack(sub: argparse.ArgumentParser, name: str) -> None:
 def _settle(options: argparse.Namespace) -> None:
     """Fill in what was not asked for: by the setting, else by the defaults of the attack."""
     chosen = {**DEFAULTS, **SETTINGS.get(options.setting, {}).get("every", {})}
-    chosen |= SETTINGS.get(options.setting, {}).get(options.attack, {})
+    chosen |= SETTINGS.get(options.setting, {}).get(getattr(options, "attack", options.command), {})
     for name, value in chosen.items():
         if getattr(options, name, 0) is None:
             setattr(options, name, value)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _figures_of(arguments: list[str]) -> dict[str, Any]:
+    """What a command prints, as a result file holds it."""
     options = parser().parse_args(arguments)
     captures.set_workers(options.threads or captures.workers())
+    given = front.plain_arguments(arguments)
+    return {"command": options.command, "arguments": given} | options.run(options)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(given)  # a mistake in the arguments ends here, with a line on how to use it
     try:
-        figures = options.run(options)
+        figures = _figures_of(given)
     except (data.DataError, ModelError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    given = front.plain_arguments(sys.argv[1:] if arguments is None else arguments)
-    line = json.dumps({"command": options.command, "arguments": given} | figures)
+    line = json.dumps(figures)
     if getattr(options, "out", None) and options.command not in WRITERS:
         options.out.write_text(line + "\n", encoding="utf-8")
     print(line)

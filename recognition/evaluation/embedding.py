@@ -64,7 +64,7 @@ class ProtectedEmbedder:
         self._drawer = Drawer(profile)
 
     def embed(self, crops: Sequence[FaceCrop]) -> NDArray[np.float32]:
-        parts = _parts(crops)
+        parts = parts_of(crops)
         streams = [self.randomness(len(part) * self._drawer.bytes_per_capture) for part in parts]
         embedded = in_parallel(self._embed, list(zip(parts, streams, strict=True)))
         return np.concatenate(embedded)
@@ -111,7 +111,7 @@ class UnprotectedEmbedder:
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
 
     def embed(self, crops: Sequence[FaceCrop]) -> NDArray[np.float32]:
-        return np.concatenate(in_parallel(self._embed, _parts(crops)))
+        return np.concatenate(in_parallel(self._embed, parts_of(crops)))
 
     @torch.inference_mode()
     def _embed(self, crops: Sequence[FaceCrop]) -> NDArray[np.float32]:
@@ -125,7 +125,7 @@ class UnprotectedEmbedder:
         return {"model": self.name, "protected": False, "precision": self.precision}
 
 
-def _parts(crops: Sequence[FaceCrop]) -> list[Sequence[FaceCrop]]:
+def parts_of(crops: Sequence[FaceCrop]) -> list[Sequence[FaceCrop]]:
     """Pieces of a batch for threads to work on; the same whatever their number, so that noise is too."""
     return [crops[start : start + PART] for start in range(0, len(crops), PART)]
 

@@ -18,7 +18,7 @@ from recognition.evaluation.report import number, percent, table
 from recognition.training.config import CONFIGS, TrainingConfig
 
 Result = Mapping[str, Any]
-SERIES = ("paper", "paper + attacker", "critical", "critical + attacker", "other")
+SERIES = ("paper", "paper + attacker", "critical", "critical + attacker")  # drawn first, in these colours
 
 
 @dataclass
@@ -35,6 +35,8 @@ class Point:
     fnmr: float | None = None
     fnmr_interval: tuple[float, float] | None = None
     pairs: int | None = None
+    captures: int = 1
+    training: Mapping[str, Any] | None = None  # what a sweep noted of it
     linear_ssim: float | None = None
     linear_accepted: float | None = None
     learned_ssim: float | None = None
@@ -44,44 +46,53 @@ class Point:
     @property
     def config(self) -> TrainingConfig | None:
         """The training config that the model is named after; the shipped one is made by `default`."""
-        plain = re.sub(r"[-_](balanced|strict)$", "", self.model)
-        return CONFIGS.get(self.model) or CONFIGS.get(plain)
+        named = self.model.partition("+")[0]
+        return CONFIGS.get(named) or CONFIGS.get(re.sub(r"[-_](balanced|strict)$", "", named))
 
     @property
     def series(self) -> str:
-        """Which of the four curves it belongs to."""
+        """Which curve it belongs to: one of the four of learned budgets, uniform ones, or a variant of a sweep."""
         config = self.config
-        if config is None:
-            return "other"
-        return f"{self.transform} + attacker" if config.attacker_weight > 0 else self.transform
+        name = "other"
+        if config is not None:
+            name = f"{self.transform} + attacker" if config.attacker_weight > 0 else self.transform
+            name += ", uniform" if config.budgets == "uniform" else ""
+        variant = self.model.partition("+")[2]
+        name += f", {variant}" if variant else ""
+        return name + (f", {self.captures} captures" if self.captures > 1 else "")
 
     @property
     def complete(self) -> bool:
         return self.accuracy is not None and self.linear_ssim is not None
 
 
-def read_points(results: Sequence[Result]) -> list[Point]:
-    """Every profile that a verification or an attack measured, least SSIM first."""
-    points: dict[tuple[str, str], Point] = {}
+def read_points(results: Sequence[Result], *, quick: bool = False) -> list[Point]:
+    """Every profile that a verification or an attack measured, least SSIM first.
+
+    quick: also verifications of every N-th pair, and of several captures fused beside attacks on as many: for points
+    compared with one another. Without it such figures are left out, since they are of another kind than the rest.
+    """
+    points: dict[tuple[str, str, int], Point] = {}
     for result in results:
         if result.get("command") != "verification" or not result.get("protected"):
             continue
-        if result.get("captures") != 1 or result.get("every", 1) != 1:
-            continue  # a quick look, or captures fused: another figure
+        if not quick and (result.get("captures") != 1 or result.get("every", 1) != 1):
+            continue
         point = points.setdefault(_key(result), _point(result))
         interval = result.get("fnmr_at_fmr_1e-3_interval")
         point.accuracy, point.fnmr = result["accuracy"], result.get("fnmr_at_fmr_1e-3")
         point.fnmr_interval = None if interval is None else (interval[0], interval[1])
-        point.pairs = result.get("pairs")
+        point.pairs, point.training = result.get("pairs"), result.get("training")
         point.commands.append(command_of(result))
     for result in results:
         kind = result.get("attack")
         if kind not in ("linear", "learned"):
             continue
         for row in result["rows"]:
-            if not row.get("coded") or row.get("captures") != 1:
+            if not row.get("coded"):
                 continue
-            for point in [p for p in points.values() if p.profile_hash == row.get("profile_hash")]:
+            attacked = (row.get("profile_hash"), row.get("captures"))
+            for point in [p for p in points.values() if (p.profile_hash, p.captures) == attacked]:
                 setattr(point, f"{kind}_ssim", row["ssim"])
                 setattr(point, f"{kind}_accepted", row.get("accepted"))
                 if command_of(result) not in point.commands:
@@ -89,8 +100,8 @@ def read_points(results: Sequence[Result]) -> list[Point]:
     return sorted(points.values(), key=lambda p: (p.linear_ssim is None, p.linear_ssim or 0, p.model))
 
 
-def _key(result: Result) -> tuple[str, str]:
-    return str(result["model"]), str(result["profile_hash"])
+def _key(result: Result) -> tuple[str, str, int]:
+    return str(result["model"]), str(result["profile_hash"]), int(result["captures"])
 
 
 def _point(result: Result) -> Point:
@@ -101,6 +112,7 @@ def _point(result: Result) -> Point:
         transform=str(result["transform"]),
         epsilon_mean=result.get("epsilon_mean_per_coefficient"),
         payload_bytes=result.get("payload_bytes"),
+        captures=int(result["captures"]),
     )
 
 
@@ -115,12 +127,12 @@ def plain_arguments(arguments: Sequence[str]) -> list[str]:
     return [Path(a).name if "/" in a and not a.startswith("-") else a for a in arguments]
 
 
-def references(results: Sequence[Result]) -> dict[str, float]:
+def references(results: Sequence[Result], *, quick: bool = False) -> dict[str, float]:
     """What the front is measured against: accuracy of the twin, SSIM of the mean colour alone and without noise."""
     found: dict[str, float] = {}
     for result in results:
         unprotected = result.get("command") == "verification" and result.get("protected") is False
-        if unprotected and result.get("every", 1) == 1:
+        if unprotected and (quick or result.get("every", 1) == 1):
             found["unprotected twin"] = result["accuracy"]
         if result.get("attack") == "linear":
             for row in result["rows"]:
@@ -133,7 +145,8 @@ def trade_off_table(points: Sequence[Point], twin: float | None = None) -> str:
     """Markdown: a table, and under it the commands that make each row again."""
     if not points:
         raise DataError("no verification of a protected model is among these results")
-    header = ["row", "model, profile", "transform", "budgets", "ε per coefficient", "bytes", "accuracy"]
+    header = ["row", "model, profile", "transform", "budgets", "ε per coefficient", "captures", "bytes"]
+    header += ["pairs", "accuracy"]
     header += ["below the twin", "FNMR at FMR 1e-3", "linear SSIM", "accepted", "learned SSIM", "accepted"]
     rows, again = [], []
     for place, point in enumerate(points, start=1):
@@ -146,7 +159,9 @@ def trade_off_table(points: Sequence[Point], twin: float | None = None) -> str:
                 point.transform,
                 "" if config is None else _budgets(config),
                 number(point.epsilon_mean, 3).rstrip("0").rstrip("."),
+                str(point.captures),
                 "" if point.payload_bytes is None else f"{point.payload_bytes:,}",
+                "" if point.pairs is None else f"{point.pairs:,}",
                 percent(point.accuracy, 2),
                 ""
                 if twin is None or point.accuracy is None
@@ -159,25 +174,25 @@ def trade_off_table(points: Sequence[Point], twin: float | None = None) -> str:
                 percent(point.learned_accepted),
             ]
         )
-        training = "not one of the named configs"
-        if config is not None:
-            training = shlex.join(
-                [
-                    "python",
-                    "-m",
-                    "recognition.training",
-                    "--config",
-                    config.name,
-                    "--out",
-                    f"runs/{config.name}",
-                ]
-            )
         again.append(
             f"Row {place}: profile `{point.profile_hash[:16]}`\n\n```sh\n"
-            + "\n".join([training, *dict.fromkeys(point.commands)])
+            + "\n".join([_training_command(point), *dict.fromkeys(point.commands)])
             + "\n```"
         )
     return table(header, rows) + "\n\n" + "\n\n".join(again) + "\n"
+
+
+def _training_command(point: Point) -> str:
+    if point.training is not None:
+        words = ["python", "-m", "recognition.evaluation", "sweep", "--points", str(point.training["point"])]
+        return (
+            shlex.join([*words, "--passes", str(point.training["passes"])])
+            + " ...  # as in docs/evaluation.md"
+        )
+    if point.config is None:
+        return "not one of the named configs"
+    name = point.config.name
+    return shlex.join(["python", "-m", "recognition.training", "--config", name, "--out", f"runs/{name}"])
 
 
 def _budgets(config: TrainingConfig) -> str:
@@ -199,11 +214,15 @@ def plot(points: Sequence[Point], out: Path, known: Mapping[str, float], title: 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     by_ssim, by_share = figure.subplots(1, 2, sharey=True)
-    for series in SERIES:
+    others = sorted({point.series for point in shown} - set(SERIES))
+    for series in (*SERIES, *others):
         own = [point for point in shown if point.series == series]
         if not own:
             continue
-        style = {"marker": "o", "linestyle": "-" if len(own) > 1 and series != "other" else "none"}
+        style = {
+            "marker": "o",
+            "linestyle": "-" if len(own) > 1 and not series.startswith("other") else "none",
+        }
         by_ssim.plot(
             [p.linear_ssim for p in own], [100 * (p.accuracy or 0) for p in own], label=series, **style
         )
@@ -217,7 +236,8 @@ def plot(points: Sequence[Point], out: Path, known: Mapping[str, float], title: 
         )
         for point in own:
             place = (point.linear_ssim or 0.0, 100 * (point.accuracy or 0.0))
-            text = f"{point.profile} {point.epsilon_mean or 0:.3g}"
+            # A sweep's profiles are called like their points, which the legend says already.
+            text = f"{'' if point.training else point.profile} ε {point.epsilon_mean or 0:.3g}".strip()
             by_ssim.annotate(text, place, xytext=(4, -10), textcoords="offset points", fontsize=7)
     for name, value in known.items():
         if name == "unprotected twin":

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recognition.checkpoint import Calibration
 from recognition.evaluation import metrics
 from recognition.evaluation.data import DataError
 from recognition.evaluation.embedding import (
@@ -180,19 +181,50 @@ def with_means(captures: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([captures, fuse(captures)[:, None]], axis=1)
 
 
-def score(album: Album, planned: Plan, *, captures: int, numbers: Mapping[str, int] | None = None) -> Scores:
+def attempts(
+    probes: Sequence[tuple[str, str]], first: int, captures: int, *, different: bool
+) -> list[list[Shot]]:
+    """The captures that each probe (picture, identity) fuses: of that picture, each with its own noise, or of
+    different pictures among the person's probes, in turn, from the start again where there are no more.
+
+    Either way as many captures in all, and none is part of two attempts.
+    """
+    if not different:
+        return [[Shot(name, first + k) for k in range(captures)] for name, _ in probes]
+    pictures: dict[str, list[str]] = {}
+    for name, person in probes:
+        pictures.setdefault(person, []).append(name)
+    place = {name: k for own in pictures.values() for k, name in enumerate(own)}
+    return [
+        [
+            Shot(pictures[person][(place[name] + k) % len(pictures[person])], first + k)
+            for k in range(captures)
+        ]
+        for name, person in probes
+    ]
+
+
+def score(
+    album: Album,
+    planned: Plan,
+    *,
+    captures: int,
+    numbers: Mapping[str, int] | None = None,
+    different: bool = False,
+) -> Scores:
     """Every probe with every person; a person's score is the best of their templates, as at a door.
 
-    numbers: the number of every identity, where several plans must agree on them.
+    numbers: the number of every identity, where several plans must agree on them. different: see `attempts`.
     """
     people = list(planned.gallery)
     shots = album.matrix([shot for own in planned.gallery.values() for shot in own])
     templates = with_means(shots.reshape(len(people), len(planned.gallery[people[0]]), -1))
 
-    def scores(names: Sequence[str]) -> NDArray[np.float32]:
-        probes = album.matrix([Shot(name, planned.first + k) for name in names for k in range(captures)])
-        probes = fuse(probes.reshape(len(names), captures, -1))
-        best = np.full((len(names), len(people)), -np.inf, np.float32)
+    def scores(searching: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        shots = attempts(searching, planned.first, captures, different=different)
+        probes = album.matrix([shot for attempt in shots for shot in attempt])
+        probes = fuse(probes.reshape(len(searching), captures, -1))
+        best = np.full((len(searching), len(people)), -np.inf, np.float32)
         for k in range(templates.shape[1]):
             np.maximum(best, probes @ templates[:, k].T, out=best)
         return best
@@ -202,9 +234,9 @@ def score(album: Album, planned: Plan, *, captures: int, numbers: Mapping[str, i
     number = numbers or {person: k for k, person in enumerate(sorted(everybody))}
     own = np.array([place[person] for _, person in planned.mated], np.int64)
     return Scores(
-        scores([name for name, _ in planned.mated]),
+        scores(planned.mated),
         own,
-        scores([name for name, _ in planned.strangers]),
+        scores(planned.strangers),
         np.array([number[person] for _, person in planned.mated], np.int64),
         np.array([number[person] for _, person in planned.strangers], np.int64),
         templates.shape[1],
@@ -226,6 +258,8 @@ def identify(
     galleries: Sequence[int | None],
     seed: int,
     captures: int = 1,
+    different: bool = False,
+    thresholds: Calibration | None = None,
     repeats: int = 1,
     start: Progress = lambda total: None,
     progress: Progress = lambda done: None,
@@ -235,7 +269,8 @@ def identify(
 
     Every repeat draws who is enrolled anew, and new noise for every capture. Out of the people enrolled in it
     come as many galleries of a size as there are apart from one another, up to a limit; every stranger searches
-    each. Repeats share the set's people: their trials sharpen the estimate, they are not more people. So the
+    each. thresholds: measured for attempts of that many captures, in place of the model's own, which are for one.
+    Repeats share the set's people: their trials sharpen the estimate, they are not more people. So the
     bootstrap intervals draw people, not trials.
     """
     unknown = [name for name in identities if name not in images]
@@ -253,7 +288,7 @@ def identify(
     scored = []
     for planned in plans:
         album.prepare(shots_of(planned, captures), progress)
-        scored.append(score(album, planned, captures=captures, numbers=numbers))
+        scored.append(score(album, planned, captures=captures, numbers=numbers, different=different))
         if embedder.noisy:
             album.forget()  # the next plan's captures are its own
     enrolled = len(plans[0].gallery)
@@ -266,8 +301,12 @@ def identify(
             raise DataError(f"nobody enrolled in galleries of {size} has a picture left to search with")
         row = {"gallery_people": size, "galleries": len(parts), **_figures(joined, fpir, seed)}
         if isinstance(embedder, ProtectedEmbedder):
-            shipped = embedder.recognizer.threshold_for(
-                gallery_size=size, target_fpir=fpir, profile_hash=embedder.profile.hash
+            shipped = (
+                embedder.recognizer.threshold_for(
+                    gallery_size=size, target_fpir=fpir, profile_hash=embedder.profile.hash
+                )
+                if thresholds is None
+                else thresholds.threshold_for(gallery_size=size, target_fpir=fpir)
             )
             row |= at_shipped_threshold(joined, shipped)
         rows.append(row)
@@ -281,6 +320,15 @@ def identify(
         "images": len(identities),
         "people": len(set(identities.values())),
     }
+    if captures > 1:
+        common["fused"] = "different pictures" if different else "one picture"
+        enough = [
+            len({shot.name for shot in attempt}) == captures
+            for planned in plans
+            for attempt in attempts(planned.mated, planned.first, captures, different=different)
+        ]
+        common["mated_attempts_of_different_pictures"] = float(np.mean(enough))
+        common["thresholds_for_captures"] = 1 if thresholds is None else captures
     return rows[-1] | common | {"rows": rows} | embedder.describe()
 
 
@@ -335,10 +383,11 @@ def impostor_scores(
     limit: int,
     enrol: int,
     seed: int,
+    captures: int = 1,
     progress: Progress = lambda done: None,
 ) -> NDArray[np.float32]:
-    """Scores of strangers as a door computes them, for a calibration: one capture of every picture against
-    all that a gallery would hold of every other person (`enrol` captures and their mean), the best counting.
+    """Scores of strangers as a door computes them, for a calibration: one capture of every picture (or several, fused)
+    against all that a gallery would hold of every other person (`enrol` captures and their mean), the best counting.
 
     As at a desk, the captures enrolled are of different pictures where a person has that many: the best of several
     pictures is more like a stranger than the best of one picture is. At most `limit` probes, drawn evenly over people,
@@ -352,15 +401,17 @@ def impostor_scores(
     for name, person in shuffled.items():
         if person in pictures:
             pictures[person].append(name)
-    # Capture 0 of a picture is the probe; a gallery never holds that one.
+    # Capture 0 of a picture is the probe, with those from FRESH on; a gallery never holds these.
+    asked = [[Shot(name, k and FRESH + k) for k in range(captures)] for name in names]
+    probing = [shot for attempt in asked for shot in attempt]
     enrolled = [
         Shot(pictures[person][k % len(pictures[person])], 1 + k // len(pictures[person]))
         for person in people
         for k in range(enrol)
     ]
     album = Album(embedder, images)
-    album.prepare([*(Shot(name, 0) for name in names), *enrolled], progress)
-    probes = album.matrix([Shot(name, 0) for name in names])
+    album.prepare([*probing, *enrolled], progress)
+    probes = fuse(album.matrix(probing).reshape(len(names), captures, -1))
     gallery = with_means(album.matrix(enrolled).reshape(len(people), enrol, -1))
     owner = np.searchsorted(people, [identities[name] for name in names])
     parts = []

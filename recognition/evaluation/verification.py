@@ -25,24 +25,64 @@ def verify(
     pairs: Pairs,
     *,
     captures: int = 1,
+    different: Mapping[str, str] | None = None,
     seed: int = 0,
     progress: Progress = lambda done: None,
 ) -> tuple[dict[str, Any], NDArray[np.float64], dict[str, NDArray[np.float32]]]:
-    """Figures, the score of every pair, and the embedding of every picture. captures > 1 fuses that many."""
-    missing = [name for name in pairs.names() if name not in images]
+    """Figures, the score of every pair, and the embedding of every picture. captures > 1 fuses that many.
+
+    Those of one picture, each with its own noise, on both sides of a pair. different (picture -> identity): the first
+    side is an attempt of captures of different pictures of that person, as `attempts_of` takes them.
+    """
+    attempts = None if different is None else attempts_of(pairs, images, different, captures)
+    names = pairs.names() if attempts is None else names_of(pairs, attempts)
+    missing = [name for name in names if name not in images]
     if missing:
         raise DataError(f"{len(missing)} pictures of the pairs are missing, the first is {missing[0]!r}")
-    embedded = embed_all(embedder, images, pairs.names(), captures=captures, progress=progress)
+    embedded = embed_all(embedder, images, names, captures=captures, progress=progress)
     vectors = {name: fuse(v) for name, v in embedded.items()}
-    scores = np.array(
-        [float(vectors[a] @ vectors[b]) for a, b in zip(pairs.first, pairs.second, strict=True)], np.float64
-    )
+    probes = [vectors[name] for name in pairs.first]
+    more: dict[str, Any] = {"captures": captures}
+    if captures > 1:
+        more["fused"] = "one picture" if attempts is None else "different pictures"
+    if attempts is not None:
+        few = [len(set(attempt)) for attempt in attempts]
+        # The twin has one vector of a picture: whichever capture is asked for is the same.
+        probes = [
+            fuse(np.stack([embedded[n][min(a[:k].count(n), len(embedded[n]) - 1)] for k, n in enumerate(a)]))
+            for a in attempts
+        ]
+        more["attempts_of_different_pictures"] = float(np.mean([count == captures for count in few]))
+        more["pictures_an_attempt"] = float(np.mean(few))
+    scores = np.array([float(a @ vectors[b]) for a, b in zip(probes, pairs.second, strict=True)], np.float64)
     figures = figures_of(scores, pairs, seed=seed)
     return (
-        figures | {"captures": captures, "images": len(vectors), "pairs": len(pairs)} | embedder.describe(),
+        figures | more | {"images": len(vectors), "pairs": len(pairs)} | embedder.describe(),
         scores,
         vectors,
     )
+
+
+def attempts_of(
+    pairs: Pairs, images: Mapping[str, FaceCrop], identities: Mapping[str, str], captures: int
+) -> list[list[str]]:
+    """The pictures of each pair's first side when it is an attempt of several captures: the pair's own picture, then
+    others of that person, never the one it is compared with; from the start again where a person has no more."""
+    pictures: dict[str, list[str]] = {}
+    for name in sorted(identities):
+        if name in images:
+            pictures.setdefault(identities[name], []).append(name)
+    attempts = []
+    for first, second in zip(pairs.first, pairs.second, strict=True):
+        others = pictures.get(identities.get(first, ""), [])
+        own = [first, *(name for name in others if name not in (first, second))]
+        attempts.append([own[k % len(own)] for k in range(captures)])
+    return attempts
+
+
+def names_of(pairs: Pairs, attempts: Sequence[Sequence[str]]) -> list[str]:
+    """Every picture of the pairs and of their attempts, once."""
+    return list(dict.fromkeys([*pairs.names(), *(name for attempt in attempts for name in attempt)]))
 
 
 def figures_of(scores: NDArray[np.float64], pairs: Pairs, *, seed: int = 0) -> dict[str, Any]:

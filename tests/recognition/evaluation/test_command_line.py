@@ -257,7 +257,7 @@ def test_a_config_names_its_training_command() -> None:
     assert "learned, attacker's weight 3" in text and "5.00 points" in text
 
 
-@pytest.mark.parametrize("setting", ["small", "full"])
+@pytest.mark.parametrize("setting", ["small", "medium", "full"])
 @pytest.mark.parametrize("kind", ["linear", "learned", "averaging", "linkage", "template"])
 def test_a_setting_fills_in_only_what_was_not_asked_for(setting: str, kind: str) -> None:
     options = parser().parse_args(["attack", kind, "--images", "x.npz", "--setting", setting, "--count", "7"])
@@ -267,4 +267,4 @@ def test_a_setting_fills_in_only_what_was_not_asked_for(setting: str, kind: str)
     assert all(getattr(options, name, 0) is not None for name in ("steps", "captures", "passes", "pairs"))
     if kind == "linear":
         assert set(options.transforms) == {"critical", "paper"}
-        assert len(options.uniform) == (7 if setting == "full" else 2)
+        assert len(options.uniform) == {"small": 2, "medium": 3, "full": 7}[setting]

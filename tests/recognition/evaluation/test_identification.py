@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from recognition.checkpoint import calibrate
 from recognition.evaluation import identification
 from recognition.evaluation.data import DataError
 from recognition.evaluation.embedding import open_embedder
@@ -191,3 +192,37 @@ def test_a_slice_of_the_scores_is_a_search_of_the_smaller_gallery(tiny: Path) ->
     for field in ("mate", "best_other", "impostor_top"):
         assert np.allclose(getattr(part, field), getattr(alone, field), atol=1e-6)
     assert part.templates == alone.templates
+
+
+def test_an_attempt_fuses_captures_that_no_other_attempt_holds_and_nobody_enrolled_with() -> None:
+    who = identities(people(8, 5))
+    planned = identification.plan(who, enrol=2, gallery=None, seed=0)
+    for different in (False, True):
+        asked = identification.attempts(planned.mated, planned.first, 3, different=different)
+        shots = [shot for attempt in asked for shot in attempt]
+        assert len(set(shots)) == len(shots) == 3 * len(planned.mated)
+        assert set(shots) <= set(identification.shots_of(planned, 3)), "they were photographed"
+        assert not {s.name for s in shots} & {s.name for own in planned.gallery.values() for s in own}
+        for (name, person), attempt in zip(planned.mated, asked, strict=True):
+            assert attempt[0].name == name
+            assert {who[shot.name] for shot in attempt} == {person}
+            assert len({shot.name for shot in attempt}) == (3 if different else 1)
+    assert len({s.name for s in identification.attempts([("a1", "a")], 0, 3, different=True)[0]}) == 1
+
+
+def test_fused_attempts_are_measured_at_thresholds_for_fused_attempts(tiny: Path) -> None:
+    images = people(12, 6)
+    embedder = open_embedder(str(tiny), profile=None, unprotected=False, seed=1)
+    scores = identification.impostor_scores(
+        embedder, images, identities(images), limit=72, enrol=2, seed=0, captures=3
+    )
+    assert scores.size == 72 * 11
+    thresholds = calibrate(scores, source="synthetic people, three fused")
+    figures = identification.identify(
+        embedder, images, identities(images), enrol=2, fpir=0.1, galleries=[5], seed=3, captures=3,
+        different=True, thresholds=thresholds,
+    )  # fmt: skip
+    assert figures["fused"] == "different pictures" and figures["thresholds_for_captures"] == 3
+    assert figures["mated_attempts_of_different_pictures"] == 1.0
+    assert figures["shipped_threshold"] == thresholds.threshold_for(gallery_size=5, target_fpir=0.1)
+    assert figures["rank_one"] == 1.0

@@ -14,7 +14,7 @@ from recognition.evaluation.data import DataError, IjbProtocol, Pairs
 from recognition.evaluation.embedding import embed_all, fuse, open_embedder
 from recognition.payload import pack
 from recognition.types import FaceCrop, PerturbedFeatures
-from tests.recognition.evaluation.faces import people
+from tests.recognition.evaluation.faces import identities, people
 from tests.tiny_model import make_tiny_model, tiny_profile
 
 PEOPLE = people(8, 2)
@@ -180,3 +180,31 @@ def test_ijb_reports_tpr_at_fpr_over_template_pairs() -> None:
     figures = verification.verify_templates(vectors.astype(np.float32), protocol)
     assert figures["tpr_at_fpr_1e-4"] == 1.0
     assert (figures["templates"], figures["genuine_trials"], figures["impostor_trials"]) == (80, 40, 3120)
+
+
+def test_an_attempt_of_different_pictures_never_holds_the_picture_it_is_compared_with() -> None:
+    images = people(3, 4)
+    pairs = Pairs(("p000_0", "p000_1", "p002_0"), ("p000_2", "p001_0", "p002_1"),
+                  np.array([True, False, True]), np.array([0, 1, 0]))  # fmt: skip
+    who = {name: person for name, person in identities(images).items() if name not in ("p002_2", "p002_3")}
+    attempts = verification.attempts_of(pairs, images, who, 3)
+    assert attempts == [
+        ["p000_0", "p000_1", "p000_3"],
+        ["p000_1", "p000_0", "p000_2"],
+        ["p002_0", "p002_0", "p002_0"],
+    ]
+
+
+def test_fusing_different_pictures_says_how_many_attempts_had_them(tiny: Path) -> None:
+    images = people(6, 4)
+    pairs = Pairs(
+        tuple(f"p{n:03d}_0" for n in range(6)) * 2,
+        tuple(f"p{n:03d}_1" for n in range(6)) + tuple(f"p{(n + 1) % 6:03d}_1" for n in range(6)),
+        np.repeat([True, False], 6), np.tile([0, 1], 6),
+    )  # fmt: skip
+    embedder = open_embedder(str(tiny), profile=None, unprotected=False, seed=1)
+    figures, _, _ = verification.verify(embedder, images, pairs, captures=3, different=identities(images))
+    assert figures["fused"] == "different pictures" and figures["attempts_of_different_pictures"] == 1.0
+    assert figures["accuracy"] == 1.0
+    plain, _, _ = verification.verify(embedder, images, pairs, captures=3)
+    assert plain["fused"] == "one picture" and "pictures_an_attempt" not in plain
