@@ -235,8 +235,11 @@ export class Words {
     this.language = remembered in TEXTS ? remembered : (preferred ?? "en");
   }
 
+  /** The other languages, the next one first: one button goes round through all of them. */
   get others() {
-    return Object.keys(TEXTS).filter((name) => name !== this.language);
+    const names = Object.keys(TEXTS);
+    const at = names.indexOf(this.language);
+    return [...names.slice(at + 1), ...names.slice(0, at)];
   }
 
   speak(language) {
