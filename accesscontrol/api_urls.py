@@ -31,6 +31,7 @@ urlpatterns = [
     ),
     path("profiles/<str:profile_hash>", signed(terminals.ProfileView.as_view()), name="api_profile"),
     path("attempts", signed(terminals.AttemptsView.as_view()), name="api_attempts"),
+    path("attempts/proof", signed(terminals.ProofView.as_view()), name="api_proof"),
     path("attempts/<uuid:attempt_id>", signed(terminals.AttemptView.as_view()), name="api_attempt"),
     # Integrators, by token.
     path("sites", integrators.SitesView.as_view(), name="api_sites"),

@@ -34,11 +34,13 @@ TERMINAL_MAY: Mapping[str, frozenset[str]] = {
     "api_profile": frozenset({Terminal.Role.DOOR, Terminal.Role.DESK}),
     "api_attempts": frozenset({Terminal.Role.DOOR}),
     "api_attempt": frozenset({Terminal.Role.DOOR}),
+    "api_proof": frozenset({Terminal.Role.DOOR}),
     "api_terminal_enrollment": frozenset({Terminal.Role.DESK, Terminal.Role.DOOR}),
     "api_enrollment_captures": frozenset({Terminal.Role.DESK, Terminal.Role.DOOR}),
 }
 
 TERMINAL_RATE = "600/min"  # ten a second: polling, captures and a queue at the door together stay far below
+PROOF_RATE = "30/min"  # a person types for longer than two seconds; whoever guesses does not
 TOKEN_RATE = "600/min"  # noqa: S105 (a rate, not a secret)
 PAIRING_RATE = "10/min"
 REDIS_TIMEOUT_S = 2.0
@@ -210,6 +212,15 @@ class TerminalRate(SimpleRateThrottle):
 
     def get_cache_key(self, request: Request, view: Any) -> str | None:
         return f"lintel:rate:terminal:{request.auth.pk}" if isinstance(request.auth, Terminal) else None
+
+
+class ProofRate(TerminalRate):
+    """PINs and cards of one terminal, besides what each PIN allows by itself."""
+
+    rate = PROOF_RATE
+
+    def get_cache_key(self, request: Request, view: Any) -> str | None:
+        return f"lintel:rate:proof:{request.auth.pk}" if isinstance(request.auth, Terminal) else None
 
 
 class TokenRate(SimpleRateThrottle):

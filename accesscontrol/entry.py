@@ -11,7 +11,7 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from functools import reduce
 from itertools import pairwise
@@ -19,14 +19,15 @@ from operator import or_
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from django.db.models import BooleanField, Case, Count, Q, QuerySet, Value, When
+from django.db.models import BooleanField, Case, Count, Exists, OuterRef, Q, QuerySet, Value, When
 
 from accesscontrol import policy
 from accesscontrol.models import AccessGroup, AccessRule, Door, Site
-from enrollment.models import Person
+from accesscontrol.policy import Asked, CardFacts, PinState, Shown
+from enrollment.models import Card, Person, Pin
 
 #: What the policy looks at in a person, besides what their rules say.
-_FACTS = ("has_consent_now", "is_enrolled_now", "is_active", "begun", "over")
+_FACTS = ("has_consent_now", "is_enrolled_now", "is_active", "begun", "over", "has_pin_now", "has_card_now")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class RuleWeek:
 class EntryQuestion:
     """One door at one moment. Whom no rule names at this door is refused with `no_rule` and not listed.
 
-    Recognition and anti-passback depend on the moment itself; assumed are a clear match and a person outside.
+    Recognition and anti-passback depend on the moment itself; assumed are a clear match, the right PIN and the own
+    card of whoever has them, and a person outside.
     """
 
     def __init__(self, *, door: Door, at: datetime) -> None:
@@ -163,6 +165,8 @@ class EntryQuestion:
             valid_from=person.valid_from,
             valid_until=person.valid_until,
             has_consent=person.has_consent_now,
+            has_pin=person.has_pin_now,
+            has_card=person.has_card_now,
         )
         decision = self._decide(facts, is_enrolled=person.is_enrolled_now, rules=tuple(rules))
         return Entry(person, decision.granted, decision.reason)
@@ -184,7 +188,9 @@ class EntryQuestion:
         members = AccessGroup.members.through.objects.filter(accessgroup_id__in=list(groups))
         people: Any = Person.objects.with_status()
         return people.filter(pk__in=members.values("person_id")).annotate(
-            begun=when(Q(valid_from__lte=self.at)), over=when(Q(valid_until__lte=self.at))
+            begun=when(Q(valid_from__lte=self.at)),
+            over=when(Q(valid_until__lte=self.at)),
+            **_numbers_of(asked=self.door.asks_for != Asked.FACE),
         )
 
     def _sets(self) -> list[tuple[tuple[tuple[str, bool], ...], int]]:
@@ -211,6 +217,8 @@ class EntryQuestion:
             valid_from=earlier if known["begun"] else later,
             valid_until=earlier if known["over"] else None,
             has_consent=known["has_consent_now"],
+            has_pin=known["has_pin_now"],
+            has_card=known["has_card_now"],
         )
         rules = (self._example[policy.Reason.GRANTED],)
         return self._decide(person, is_enrolled=known["is_enrolled_now"], rules=rules)
@@ -263,8 +271,43 @@ def decide_in_advance(
     is_enrolled: bool,
     rules: tuple[policy.RuleFacts, ...],
 ) -> policy.Decision:
-    """`policy.decide` for a clear match at a door whose terminal works."""
-    return policy.decide(
+    """`policy.decide` for a clear match at a door whose terminal works, with the right PIN and the own card of whoever
+    has them. Where a door takes a face or else a card, either is enough."""
+    shown_here = {
+        Asked.FACE: (Shown.FACE,),
+        Asked.FACE_AND_PIN: (Shown.FACE_AND_PIN,),
+        Asked.FACE_AND_CARD: (Shown.FACE_AND_CARD,),
+        Asked.CARD_AND_PIN: (Shown.CARD_AND_PIN,),
+        Asked.FACE_OR_CARD_AND_PIN: (Shown.FACE, Shown.CARD_AND_PIN),
+    }[Asked(door.asks_for)]
+    decisions = [
+        _decide_shown(
+            door=door,
+            at=at,
+            holidays=holidays,
+            person=person,
+            is_enrolled=is_enrolled,
+            rules=rules,
+            shown=shown,
+        )
+        for shown in shown_here
+    ]
+    # The way that somebody is set up for says why not: a card's owner without a face is not told about a face.
+    ready = decisions[-1] if person.has_card and not is_enrolled else decisions[0]
+    return next((decision for decision in decisions if decision.granted), ready)
+
+
+def _decide_shown(
+    *,
+    door: Door,
+    at: datetime,
+    holidays: frozenset[date],
+    person: policy.PersonFacts,
+    is_enrolled: bool,
+    rules: tuple[policy.RuleFacts, ...],
+    shown: Shown,
+) -> policy.Decision:
+    decision = policy.decide(
         policy.Facts(
             deadline=at + timedelta(seconds=1),
             terminal_is_active=True,
@@ -281,9 +324,26 @@ def decide_in_advance(
             rules=rules,
             anti_passback=False,
             is_inside=False,
+            asks_for=Asked(door.asks_for),
+            shown=shown,
+            pin=PinState.RIGHT if person.has_pin else None,
+            card=CardFacts(person.person_id) if person.has_card else None,
         ),
         at,
     )
+    if decision.reason == policy.Reason.CARD_UNKNOWN:  # nothing was shown: there is none
+        return replace(decision, reason=policy.Reason.CARD_MISSING, person_id=person.person_id)
+    return decision
+
+
+def _numbers_of(*, asked: bool) -> dict[str, Any]:
+    """Whether people have a PIN and a card that works; no question to the database where no door asks for them."""
+    if not asked:
+        return {name: Value(False, BooleanField()) for name in ("has_pin_now", "has_card_now")}
+    return {
+        "has_pin_now": Exists(Pin.objects.filter(person=OuterRef("pk"))),
+        "has_card_now": Exists(Card.objects.filter(person=OuterRef("pk"), blocked_at=None)),
+    }
 
 
 def holidays_around(*, site: Site, at: datetime) -> frozenset[date]:
@@ -333,6 +393,10 @@ def doors_of(*, person: Any, at: datetime) -> list[DoorAnswer]:
         valid_until=person.valid_until,
         has_consent=person.has_consent_now,
     )
+    if any(door.asks_for != Asked.FACE for door in rules_of):
+        has_pin = Pin.objects.filter(person=person.pk).exists()
+        has_card = Card.objects.filter(person=person.pk, blocked_at=None).exists()
+        facts = replace(facts, has_pin=has_pin, has_card=has_card)
     answers = []
     for door, its_rules in rules_of.items():
         decision = decide_in_advance(

@@ -113,9 +113,17 @@ class ZoneForm(forms.ModelForm[Zone]):
 class DoorForm(forms.ModelForm[Door]):
     class Meta:
         model = Door
-        fields = ("name", "site", "zone", "is_active")
-        labels = {"is_active": "Switched on", "zone": "Zone behind the door"}
-        help_texts = {"is_active": "A door that is switched off opens for nobody."}
+        fields = ("name", "site", "zone", "asks_for", "is_active")
+        labels = {
+            "is_active": "Switched on",
+            "zone": "Zone behind the door",
+            "asks_for": "How people identify themselves",
+        }
+        help_texts = {
+            "is_active": "A door that is switched off opens for nobody.",
+            "asks_for": "PINs and cards are given on a person's page. Whoever does not agree to face recognition "
+            "needs a door that takes a card and its PIN.",
+        }
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db.models import Count, Min, QuerySet
 
 from audit.models import Checkpoint, PersonalField
-from enrollment.models import DataKey, ProtectedTemplate
+from enrollment.models import DataKey, NumberKey, ProtectedTemplate
 
 ROTATE_AFTER = timedelta(days=365)
 
@@ -54,8 +54,12 @@ def key_lists(at: datetime) -> list[KeyList]:
         _list(
             "LINTEL_KEY_ENCRYPTION_KEYS",
             "Key-encryption keys",
-            "Seal the data key of each person and the personal fields of the audit log.",
-            {"people's data keys": data_keys, "personal fields of the log": personal},
+            "Seal the data key of each person, the key of PINs and cards, and the personal fields of the audit log.",
+            {
+                "people's data keys": data_keys,
+                "key of PINs and cards": _by_key(NumberKey.objects.all(), "kek_id", "created_at"),
+                "personal fields of the log": personal,
+            },
             at,
             command="manage.py rotate_keys",
         ),

@@ -12,8 +12,16 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
-from accesscontrol.policy import EXPLANATIONS, Reason, read_weekly
+from accesscontrol.policy import EXPLANATIONS, Asked, Reason, Shown, read_weekly
 from enrollment.models import Person
+
+#: What an attempt showed.
+IN_WORDS = {
+    Shown.FACE: "a face",
+    Shown.FACE_AND_PIN: "a face and a PIN",
+    Shown.FACE_AND_CARD: "a face and a card",
+    Shown.CARD_AND_PIN: "a card and its PIN",
+}
 
 
 def require_time_zone(name: str) -> None:
@@ -73,16 +81,30 @@ class Zone(models.Model):
 class Door(models.Model):
     """Leads into `zone`; without a zone it leads out of all zones of the site."""
 
+    class AsksFor(models.TextChoices):
+        FACE = Asked.FACE, "A face"
+        FACE_OR_CARD_AND_PIN = Asked.FACE_OR_CARD_AND_PIN, "A face, or a card and its PIN"
+        FACE_AND_PIN = Asked.FACE_AND_PIN, "A face and a PIN"
+        FACE_AND_CARD = Asked.FACE_AND_CARD, "A face and a card"
+        CARD_AND_PIN = Asked.CARD_AND_PIN, "A card and its PIN, no face"
+
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     site = models.ForeignKey(Site, on_delete=models.PROTECT, related_name="doors")
     zone = models.ForeignKey(Zone, on_delete=models.PROTECT, null=True, blank=True, related_name="doors")
     name = models.CharField(max_length=100)
+    asks_for = models.CharField(
+        "how people identify themselves", max_length=30, choices=AsksFor.choices, default=AsksFor.FACE
+    )
     is_active = models.BooleanField(default=True)
 
     class Meta:
         ordering = ["site", "name"]
         constraints = [
-            models.UniqueConstraint(fields=["site", "name"], name="door_name_is_unique_in_its_site")
+            models.UniqueConstraint(fields=["site", "name"], name="door_name_is_unique_in_its_site"),
+            models.CheckConstraint(
+                condition=Q(asks_for__in=sorted(asked.value for asked in Asked)),
+                name="door_asks_for_something_that_is_known",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -94,7 +116,8 @@ class Door(models.Model):
 
 
 class Terminal(models.Model):
-    """A device that sees faces and speaks for one door, or for the enrollment desk. Trusted by its key alone.
+    """A device that sees faces or reads cards and speaks for one door, or for the enrollment desk. Trusted by its key
+    alone.
 
     `site` is where it was paired: moved to a door of another site, it opens nothing until it is paired again.
     """
@@ -266,9 +289,11 @@ class AccessRule(models.Model):
 
 
 class AccessAttempt(models.Model):
-    """One capture shown at one door, and what came of it. Settled once, never again.
+    """What was shown at one door once, mostly a capture, and what came of it. Settled once, never again.
 
-    `payload_key` leads to the capture while it waits for a worker, and is emptied when the attempt settles.
+    `payload_key` leads to the capture while it waits for a worker, and is emptied when the attempt settles. Where a
+    door asks for a PIN or a card after the face, that is an attempt of its own which `follows` the first one: one
+    refusal that asks for more is answered once, which the database sees to.
     """
 
     class State(models.TextChoices):
@@ -292,6 +317,14 @@ class AccessAttempt(models.Model):
     )
     score = models.FloatField(null=True, blank=True)
     threshold = models.FloatField(null=True, blank=True)
+    shown = models.CharField(
+        max_length=20,
+        choices=[(shown.value, words) for shown, words in IN_WORDS.items()],
+        default=Shown.FACE.value,
+    )
+    follows = models.OneToOneField(
+        "self", on_delete=models.PROTECT, null=True, blank=True, related_name="followed_by"
+    )
     gallery_size = models.PositiveIntegerField(null=True, blank=True)
     model = models.CharField(max_length=200, blank=True)
     profile_hash = models.CharField(max_length=64, blank=True)
@@ -318,10 +351,18 @@ class AccessAttempt(models.Model):
             ),
             models.CheckConstraint(
                 condition=Q(granted=False) & ~Q(reason="granted")
-                | Q(
-                    granted=True, reason="granted", score__gte=F("threshold"), settled_at__lt=F("deadline_at")
+                | Q(granted=True, reason="granted", settled_at__lt=F("deadline_at"))
+                & (
+                    Q(shown=Shown.CARD_AND_PIN.value, score=None)
+                    | ~Q(shown=Shown.CARD_AND_PIN.value)
+                    & Q(score__isnull=False, threshold__isnull=False, score__gte=F("threshold"))
                 ),
                 name="attempt_is_granted_above_threshold_and_in_time",
+            ),
+            models.CheckConstraint(
+                condition=Q(shown__in=["face_and_pin", "face_and_card"], follows__isnull=False)
+                | Q(shown__in=["face", "card_and_pin"], follows=None),
+                name="attempt_follows_the_face_that_it_completes",
             ),
         ]
 
@@ -365,6 +406,8 @@ class Alarm(models.Model):
         SIGNATURE_REFUSED = "signature_refused", "A request with a bad signature"
         REVOKED_TERMINAL = "revoked_terminal", "A revoked terminal still calls"
         AUDIT_BROKEN = "audit_broken", "The audit log does not verify"
+        PIN_LOCKED = "pin_locked", "A PIN was locked after wrong tries"
+        BLOCKED_CARD = "blocked_card", "A blocked card was shown"
 
     kind = models.CharField(max_length=30, choices=Kind.choices)
     site = models.ForeignKey(Site, on_delete=models.CASCADE, null=True, blank=True, related_name="alarms")

@@ -37,6 +37,63 @@ class Reason(StrEnum):
     PAYLOAD_MISSING = "payload_missing"
     PAYLOAD_REFUSED = "payload_refused"
     RECOGNIZER_FAULT = "recognizer_fault"
+    PIN_REQUIRED = "pin_required"
+    CARD_REQUIRED = "card_required"
+    STEP_EXPIRED = "step_expired"
+    METHOD_REFUSED = "method_refused"
+    PIN_MISSING = "pin_missing"
+    PIN_WRONG = "pin_wrong"
+    PIN_LOCKED = "pin_locked"
+    CARD_MISSING = "card_missing"
+    CARD_UNKNOWN = "card_unknown"
+    CARD_BLOCKED = "card_blocked"
+    CARD_OF_ANOTHER = "card_of_another"
+    PROOF_REFUSED = "proof_refused"  # told at the door in place of a finer one, see `told`; never recorded
+
+
+class Asked(StrEnum):
+    """How people identify themselves at a door."""
+
+    FACE = "face"
+    FACE_AND_PIN = "face_and_pin"
+    FACE_AND_CARD = "face_and_card"
+    CARD_AND_PIN = "card_and_pin"
+    FACE_OR_CARD_AND_PIN = "face_or_card_and_pin"
+
+
+class Shown(StrEnum):
+    """What one attempt showed."""
+
+    FACE = "face"
+    FACE_AND_PIN = "face_and_pin"
+    FACE_AND_CARD = "face_and_card"
+    CARD_AND_PIN = "card_and_pin"
+
+
+class PinState(StrEnum):
+    """What came of comparing a PIN with this person's. A locked one is compared with nothing."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    LOCKED = "locked"
+
+
+#: What opens each kind of door. What is not listed opens nothing.
+ENOUGH: Mapping[Asked, frozenset[Shown]] = {
+    Asked.FACE: frozenset({Shown.FACE}),
+    Asked.FACE_AND_PIN: frozenset({Shown.FACE_AND_PIN}),
+    Asked.FACE_AND_CARD: frozenset({Shown.FACE_AND_CARD}),
+    Asked.CARD_AND_PIN: frozenset({Shown.CARD_AND_PIN}),
+    Asked.FACE_OR_CARD_AND_PIN: frozenset({Shown.FACE, Shown.CARD_AND_PIN}),
+}
+#: Doors that go on asking once they know the face, and with which refusal: the first of two steps.
+STEPS: Mapping[Asked, Reason] = {
+    Asked.FACE_AND_PIN: Reason.PIN_REQUIRED,
+    Asked.FACE_AND_CARD: Reason.CARD_REQUIRED,
+}
+#: Told apart in the record, and never at the door: each would say which cards exist, or whose they are.
+_ABOUT_A_CARD = frozenset({Reason.CARD_UNKNOWN, Reason.CARD_BLOCKED, Reason.CARD_OF_ANOTHER})
+_ABOUT_A_PIN = frozenset({Reason.PIN_MISSING, Reason.PIN_WRONG, Reason.PIN_LOCKED})
 
 
 @dataclass(frozen=True)
@@ -96,6 +153,26 @@ EXPLANATIONS: Mapping[Reason, Explanation] = {
     Reason.RECOGNIZER_FAULT: Explanation(
         "Recognition failed.", "Try again; if it persists, check the workers."
     ),
+    Reason.PIN_REQUIRED: Explanation("This door asks for a PIN as well.", "Enter the PIN."),
+    Reason.CARD_REQUIRED: Explanation(
+        "This door asks for a card as well.", "Hold the card to the reader, or type its number."
+    ),
+    Reason.STEP_EXPIRED: Explanation("The time for PIN or card was over.", "Look at the camera again."),
+    Reason.METHOD_REFUSED: Explanation(
+        "This door asks people to identify themselves in another way.", "Show what this door asks for."
+    ),
+    Reason.PIN_MISSING: Explanation("This person has no PIN.", "Set one at the desk."),
+    Reason.PIN_WRONG: Explanation("The PIN is wrong.", "Try again, or ask at the desk."),
+    Reason.PIN_LOCKED: Explanation(
+        "The PIN is locked after too many wrong tries.", "Wait, or set a new one at the desk."
+    ),
+    Reason.CARD_MISSING: Explanation("This person has no card that works.", "Add one at the desk."),
+    Reason.CARD_UNKNOWN: Explanation("Nobody has this card.", "Try again, or ask at the desk."),
+    Reason.CARD_BLOCKED: Explanation("This card is blocked.", "Ask at the desk."),
+    Reason.CARD_OF_ANOTHER: Explanation(
+        "This card belongs to somebody else.", "Show the card of the person at the door."
+    ),
+    Reason.PROOF_REFUSED: Explanation("Card or PIN was not accepted.", "Try again, or ask at the desk."),
 }
 
 
@@ -164,13 +241,24 @@ class Match:
 
 @dataclass(frozen=True)
 class PersonFacts:
-    """The best match as the database knows that person now. Validity is `from <= moment < until`."""
+    """The best match, or whose card was shown, as the database knows that person now. Validity is
+    `from <= moment < until`."""
 
     person_id: str
     is_active: bool
     valid_from: datetime | None
     valid_until: datetime | None
     has_consent: bool
+    has_pin: bool = False
+    has_card: bool = False
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """The card that was shown. `person_id` None: nobody has it."""
+
+    person_id: str | None
+    is_blocked: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,6 +294,11 @@ class Facts:
     is_inside: bool
     fault: Reason | None = None
     margin: float = AMBIGUITY_MARGIN
+    asks_for: Asked = Asked.FACE
+    shown: Shown = Shown.FACE
+    pin: PinState | None = None
+    card: CardFacts | None = None
+    step_is_open: bool = True  # False: PIN or card came too late after the face, or at another door
 
 
 @dataclass(frozen=True)
@@ -225,23 +318,38 @@ def decide(facts: Facts, at: datetime) -> Decision:
     The order goes from what concerns everybody to what concerns one person, so that a refusal says as little
     about a
     person as it must: too late, the terminal, the door, the site, the capture, the match, the person, the
-    rules.
+    rules, and at last the PIN or card that a door wants besides a face. Without a face, card and PIN come before
+    everything about their owner.
     """
     refusal = _refuse_anybody(facts, at)
     if refusal is not None:
         return Decision(False, refusal)
+    if facts.shown == Shown.CARD_AND_PIN:
+        return _decide_without_face(facts, at)
     ranked = rank(facts.matches)
     best = ranked[0] if ranked else None
     refusal = _refuse_match(facts, ranked)
     if refusal is not None or best is None:
         score = best.score if best is not None and math.isfinite(best.score) else None
         return Decision(False, refusal or Reason.NO_MATCH, None, score)
-    refusal = _refuse_person(facts, best, at) or _refuse_hour(facts, at)
-    if refusal is None and facts.anti_passback and facts.is_inside:
-        refusal = Reason.ANTI_PASSBACK
+    person = facts.person
+    if person is None or person.person_id != best.person_id:
+        refusal = Reason.PERSON_INACTIVE  # erased since the search: the database is the truth
+    elif not person.has_consent:
+        refusal = Reason.CONSENT_MISSING
+    else:
+        refusal = _refuse_passage(facts, person, at) or _refuse_rest(facts, person)
     if refusal is not None:
         return Decision(False, refusal, best.person_id, best.score)
     return Decision(True, Reason.GRANTED, best.person_id, best.score)
+
+
+def told(reason: Reason, shown: Shown) -> Reason:
+    """What the door says where the record knows more. A face that was recognised may hear about its own PIN; whoever
+    shows a card and nothing else learns neither that the card exists nor which of the two was wrong."""
+    if reason in _ABOUT_A_CARD or (shown == Shown.CARD_AND_PIN and reason in _ABOUT_A_PIN):
+        return Reason.PROOF_REFUSED
+    return reason
 
 
 def rank(matches: Iterable[Match]) -> tuple[Match, ...]:
@@ -284,7 +392,51 @@ def _refuse_anybody(facts: Facts, at: datetime) -> Reason | None:
         return Reason.DOOR_INACTIVE
     if facts.site_is_locked_down:
         return Reason.SITE_LOCKED_DOWN
+    first_of_two = facts.shown == Shown.FACE and facts.asks_for in STEPS
+    if facts.shown not in ENOUGH[facts.asks_for] and not first_of_two:
+        return Reason.METHOD_REFUSED
+    if not facts.step_is_open:
+        return Reason.STEP_EXPIRED
     return facts.fault
+
+
+def _decide_without_face(facts: Facts, at: datetime) -> Decision:
+    """Card and PIN. What they open needs no consent to face recognition: they are for people who did not give it."""
+    person = facts.person
+    owner = facts.card.person_id if facts.card is not None else None
+    if owner is None or person is None or person.person_id != owner:
+        return Decision(False, Reason.CARD_UNKNOWN)
+    refusal = _refuse_card(facts, person) or _refuse_pin(facts, person) or _refuse_passage(facts, person, at)
+    return Decision(refusal is None, refusal or Reason.GRANTED, owner)
+
+
+def _refuse_rest(facts: Facts, person: PersonFacts) -> Reason | None:
+    """What a door wants besides a face."""
+    if facts.asks_for == Asked.FACE_AND_PIN:
+        return _refuse_pin(facts, person)
+    if facts.asks_for == Asked.FACE_AND_CARD:
+        return _refuse_card(facts, person)
+    return None
+
+
+def _refuse_pin(facts: Facts, person: PersonFacts) -> Reason | None:
+    if not person.has_pin:
+        return Reason.PIN_MISSING
+    if facts.shown == Shown.FACE:
+        return Reason.PIN_REQUIRED
+    if facts.pin == PinState.LOCKED:
+        return Reason.PIN_LOCKED
+    return None if facts.pin == PinState.RIGHT else Reason.PIN_WRONG
+
+
+def _refuse_card(facts: Facts, person: PersonFacts) -> Reason | None:
+    if facts.shown == Shown.FACE:
+        return Reason.CARD_REQUIRED if person.has_card else Reason.CARD_MISSING
+    if facts.card is None or facts.card.person_id is None:
+        return Reason.CARD_UNKNOWN
+    if facts.card.person_id != person.person_id:
+        return Reason.CARD_OF_ANOTHER
+    return Reason.CARD_BLOCKED if facts.card.is_blocked else None
 
 
 def _refuse_match(facts: Facts, ranked: tuple[Match, ...]) -> Reason | None:
@@ -303,12 +455,15 @@ def _refuse_match(facts: Facts, ranked: tuple[Match, ...]) -> Reason | None:
     return None
 
 
-def _refuse_person(facts: Facts, best: Match, at: datetime) -> Reason | None:
-    person = facts.person
-    if person is None or person.person_id != best.person_id:
-        return Reason.PERSON_INACTIVE  # erased since the search: the database is the truth
-    if not person.has_consent:
-        return Reason.CONSENT_MISSING
+def _refuse_passage(facts: Facts, person: PersonFacts, at: datetime) -> Reason | None:
+    """What keeps this person out of this door now, whoever they proved to be and however."""
+    refusal = _refuse_person(person, at) or _refuse_hour(facts, at)
+    if refusal is None and facts.anti_passback and facts.is_inside:
+        return Reason.ANTI_PASSBACK
+    return refusal
+
+
+def _refuse_person(person: PersonFacts, at: datetime) -> Reason | None:
     if not person.is_active:
         return Reason.PERSON_INACTIVE
     if person.valid_from is not None and at < person.valid_from:

@@ -10,7 +10,7 @@ from django.db.models import Count, Exists, F, OuterRef, Value
 from accesscontrol.models import AccessAttempt, AccessRule, Alarm, Presence, Terminal, UsedNonce
 from accesscontrol.policy import Reason
 from accesscontrol.prepared import Given, PreparedGet, PreparedInsert, PreparedRows, PreparedUpdate
-from enrollment.models import Consent, GalleryChange, Person
+from enrollment.models import Card, Consent, GalleryChange, Person, Pin
 
 _UUID, _TEXT, _TIME, _FLAG = (
     models.UUIDField(),
@@ -22,13 +22,14 @@ _NUMBER, _COUNT = models.FloatField(), models.IntegerField()
 
 
 def _terminals_by(column: str) -> PreparedGet[Terminal]:
-    """Also says, as `nonce_is_spent`, whether this terminal sent the nonce before."""
+    """Also says, as `nonce_is_spent`, whether this terminal sent the nonce before, and as `door_asks_for` how people
+    identify themselves at its door."""
     spent = UsedNonce.objects.filter(terminal=OuterRef("pk"), nonce=Given("nonce", _TEXT))
     return PreparedGet(
         Terminal,
         lambda: (
             Terminal.objects.filter(**{column: Given("key_id", _TEXT)})
-            .annotate(nonce_is_spent=Exists(spent))
+            .annotate(nonce_is_spent=Exists(spent), door_asks_for=F("door__asks_for"))
             .order_by()
         ),
     )
@@ -67,14 +68,16 @@ def _build_facts() -> models.QuerySet[AccessAttempt, tuple[Any, ...]]:
         AccessAttempt.objects.filter(pk=Given("attempt", _UUID))
         .annotate(
             has_consent=Exists(consents),
+            has_pin=Exists(Pin.objects.filter(person=Given("person", _UUID))),
+            has_card=Exists(Card.objects.filter(person=Given("person", _UUID), blocked_at=None)),
             is_somewhere=Exists(known_here),
             is_inside=Exists(known_here.filter(zone=OuterRef("door__zone"))),
         )
         .order_by()
         .values_list(
             "terminal__state", "terminal__site_id", "door__is_active", "door__site_id", "door__zone_id",
-            "door__zone__anti_passback", "door__site__locked_down", "door__site__timezone", "has_consent",
-            "is_somewhere", "is_inside",
+            "door__zone__anti_passback", "door__site__locked_down", "door__site__timezone", "door__asks_for",
+            "has_consent", "has_pin", "has_card", "is_somewhere", "is_inside",
         )
     )  # fmt: skip
 
@@ -103,7 +106,9 @@ PERSON_REFUSALS = frozenset(
     {
         Reason.NO_MATCH, Reason.AMBIGUOUS_MATCH, Reason.PERSON_INACTIVE, Reason.PERSON_NOT_YET_VALID,
         Reason.PERSON_EXPIRED, Reason.CONSENT_MISSING, Reason.NO_RULE, Reason.OUTSIDE_SCHEDULE,
-        Reason.HOLIDAY, Reason.ANTI_PASSBACK, Reason.PAYLOAD_REFUSED,
+        Reason.HOLIDAY, Reason.ANTI_PASSBACK, Reason.PAYLOAD_REFUSED, Reason.PIN_MISSING, Reason.PIN_WRONG,
+        Reason.PIN_LOCKED, Reason.CARD_MISSING, Reason.CARD_UNKNOWN, Reason.CARD_BLOCKED,
+        Reason.CARD_OF_ANOTHER,
     }
 )  # fmt: skip
 REFUSALS = PreparedRows(

@@ -42,6 +42,8 @@ TECHNICAL = frozenset(
     }
 )
 REASONS = tuple(reason.value for reason in Reason)
+#: A door that knows the face and asks for more: what comes of it is an attempt of its own, and counted there.
+HALF_WAY = (Reason.PIN_REQUIRED.value, Reason.CARD_REQUIRED.value)
 _PLACE = {reason: place for place, reason in enumerate(REASONS)}
 SCORE_BINS = 100  # of 0.02 each, from -1 to 1
 QUALITY_BINS = 50  # of 0.02 each, from 0 to 1
@@ -302,7 +304,7 @@ def _count_quality(first: date, end: date, zone: ZoneInfo) -> dict[date, NDArray
         .annotate(quarter=QuarterHour(F("created_at")), bin=Cast(F("quality") * QUALITY_BINS, IntegerField()))
         .values_list("quarter", "bin")
         .annotate(Count("pk"))
-    )
+    ).exclude(reason__in=HALF_WAY)
     found: dict[date, NDArray[np.int64]] = {}
     for quarter, place, number in groups:
         day = _moment(quarter).astimezone(zone).date()

@@ -84,6 +84,12 @@ PAGES: dict[str, frozenset[Role]] = {
     "enrollment_attach": _DESK,
     "enrollment_complete": _ADMINISTRATOR,  # a face that is enrolled twice on purpose
     "enrollment_cancel": _DESK,
+    "pin_set": _DESK,
+    "pin_clear": _DESK,
+    "card_add": _DESK,
+    "card_block": frozenset({Role.ADMINISTRATOR, Role.ENROLLER, Role.GUARD}),  # lost at night, too
+    "card_unblock": _DESK,
+    "card_remove": _DESK,
     "person_erase": _ADMINISTRATOR,
     "presence_forgive": _WATCH,
     "erasure_certificate": _ADMINISTRATOR,

@@ -42,10 +42,26 @@ from accesscontrol.models import (
     Terminal,
     UsedNonce,
 )
-from accesscontrol.policy import Facts, Match, PersonFacts, Reason, RuleFacts, decide, rank, read_weekly
+from accesscontrol.policy import (
+    ENOUGH,
+    STEPS,
+    Asked,
+    CardFacts,
+    Facts,
+    Match,
+    PersonFacts,
+    PinState,
+    Reason,
+    RuleFacts,
+    Shown,
+    decide,
+    rank,
+    read_weekly,
+    told,
+)
 from accesscontrol.prepared import Question, together, transaction_around_one_asking
-from enrollment import payloads
-from enrollment.models import Person
+from enrollment import payloads, proofs
+from enrollment.models import Card, Person
 from enrollment.services import audit_subject
 from recognition.payload import PayloadError
 from terminal.protocol import key_id_of
@@ -92,8 +108,18 @@ class Identification:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """What was found out about the PIN or the card that an attempt showed."""
+
+    pin: PinState | None = None
+    card: CardFacts | None = None
+    step_is_open: bool = True
+
+
+@dataclass(frozen=True)
 class Known:
-    """What the database knew once the locks were held: of the place of an attempt, and of the best match."""
+    """What the database knew once the locks were held: of the place of an attempt, and of the best match or the owner
+    of the card."""
 
     terminal_is_active: bool
     terminal_site: int | None
@@ -103,8 +129,11 @@ class Known:
     anti_passback: bool
     site_is_locked_down: bool
     time_zone: str
+    asks_for: Asked
     person: Person | None
     has_consent: bool
+    has_pin: bool
+    has_card: bool
     is_somewhere: bool  # in any zone of this site
     is_inside: bool  # in the door's zone
     rules: tuple[RuleFacts, ...]
@@ -116,8 +145,8 @@ def submit_attempt(
     """Stores the attempt, puts the capture where one worker can take it, and calls a worker after commit.
 
     With `signed_at`, when the request was signed, the nonce is spent in the same transaction; without, it is spent
-    already. A capture that is refused, or that cannot be passed on, comes back as an attempt settled as denied.
-    Refusals: terminal_without_door, nonce_replayed.
+    already. A capture that is refused, or that cannot be passed on, comes back as an attempt settled as denied; so does
+    one at a door that asks for no face, and nobody looks at it. Refusals: terminal_without_door, nonce_replayed.
     """
     if terminal.door_id is None or terminal.role != Terminal.Role.DOOR:
         raise AccessRefused("terminal_without_door", "this terminal opens no door")
@@ -130,6 +159,9 @@ def submit_attempt(
         received_at=at,
         deadline_at=at + timedelta(milliseconds=settings.LINTEL_ATTEMPT_DEADLINE_MS),
     )
+    asks_for = getattr(terminal, "door_asks_for", None)  # known with a terminal that was found by its key
+    if asks_for is not None and Asked(asks_for) not in STEPS and Shown.FACE not in ENOUGH[Asked(asks_for)]:
+        return _refuse_at_once(attempt, Identification(), signed_at, at=at)
     try:
         attempt.profile_hash = captures.check_capture(payload).hash
     except PayloadError as error:
@@ -219,10 +251,127 @@ def read_attempt(*, attempt_id: uuid.UUID, at: datetime) -> AccessAttempt:
 
 def answer(attempt: AccessAttempt, *, at: datetime) -> tuple[bool, Reason]:
     """What a door is told at `at`: never "granted" at or after the deadline, even where the attempt was
-    granted in time."""
+    granted in time; and of cards and PINs no more than `policy.told` allows."""
     if attempt.granted and at < attempt.deadline_at:
         return True, Reason.GRANTED
-    return False, Reason.DEADLINE_PASSED if attempt.granted else Reason(attempt.reason)
+    if attempt.granted:
+        return False, Reason.DEADLINE_PASSED
+    return False, told(Reason(attempt.reason), Shown(attempt.shown))
+
+
+def step_ends_at(attempt: AccessAttempt) -> datetime | None:
+    """Until when a PIN or a card may follow this attempt; None where nothing may."""
+    if attempt.reason not in set(STEPS.values()) or attempt.settled_at is None:
+        return None
+    return attempt.settled_at + timedelta(seconds=settings.LINTEL_PROOF_TTL_S)
+
+
+def submit_proof(
+    *,
+    terminal: Terminal,
+    nonce: str,
+    at: datetime,
+    attempt_id: uuid.UUID | None = None,
+    pin: str = "",
+    card: str = "",
+) -> AccessAttempt:
+    """A PIN or a card after the face of `attempt_id`, or a card and its PIN without any face. Comes back settled.
+
+    It follows the first attempt as one of its own: whoever comes second finds the place taken. A wrong PIN spends it
+    too, and the person looks at the camera again. Raises AccessAttempt.DoesNotExist for an attempt of another terminal.
+    Refusals: terminal_without_door, proof_incomplete, proof_not_asked, proof_used.
+    """
+    if terminal.door_id is None or terminal.role != Terminal.Role.DOOR:
+        raise AccessRefused("terminal_without_door", "this terminal opens no door")
+    first = AccessAttempt.objects.get(pk=attempt_id, terminal=terminal) if attempt_id is not None else None
+    shown = _shown_by(first, pin=pin, card=card)
+    found = proofs.find_card(card) if card else None
+    person_id = first.person_id if first is not None else found.person_id if found is not None else None
+    ends_at = step_ends_at(first) if first is not None else None
+    step_is_open = first is None or (
+        ends_at is not None and at < ends_at and first.door_id == terminal.door_id
+    )
+    attempt = AccessAttempt(
+        id=uuid.uuid4(),
+        terminal=terminal,
+        door_id=terminal.door_id,
+        nonce=nonce,
+        shown=shown.value,
+        follows=first,
+        profile_hash=first.profile_hash if first is not None else "",
+        payload_bytes=0,
+        received_at=at,
+        deadline_at=at + timedelta(milliseconds=settings.LINTEL_ATTEMPT_DEADLINE_MS),
+    )
+    tried: proofs.PinTry | None = None
+    try:
+        with transaction.atomic():
+            attempt.save(force_insert=True)
+            if pin and step_is_open:
+                tried = proofs.begin_try(person_id=person_id, at=at)
+    except IntegrityError as error:
+        raise AccessRefused("proof_used", "this attempt was followed already; begin anew") from error
+    # Slow, and outside of both transactions: nobody else's door waits for it.
+    patience_s = (attempt.deadline_at - timezone.now()).total_seconds()
+    is_right = proofs.compare(tried, pin, patience_s=patience_s) if tried is not None else False
+    with transaction.atomic():
+        attempt, known = _lock(attempt.pk, person_id)
+        if attempt.state == AccessAttempt.State.SETTLED:
+            return attempt  # its deadline passed meanwhile, and somebody settled it
+        now = timezone.now()
+        check = proofs.finish_try(tried, is_right=is_right, at=now) if tried is not None else None
+        if found is not None:
+            found = Card.objects.filter(pk=found.pk).first()  # blocked or taken away meanwhile
+        proof = Proof(
+            pin=PinState(check.value) if check is not None else None,
+            card=CardFacts(str(found.person_id), found.blocked_at is not None) if found is not None else None,
+            step_is_open=step_is_open,
+        )
+        transaction.on_commit(lambda: _after_settling(attempt))
+        if check == proofs.PinCheck.WRONG and tried is not None and tried.locks:
+            transaction.on_commit(lambda: _raise_about_proof(attempt, Alarm.Kind.PIN_LOCKED))
+        _settle(attempt, _as_found_at(first), _match_of(first), known, now, proof)
+        if attempt.reason == Reason.CARD_BLOCKED:
+            transaction.on_commit(lambda: _raise_about_proof(attempt, Alarm.Kind.BLOCKED_CARD))
+    return attempt
+
+
+def _shown_by(first: AccessAttempt | None, *, pin: str, card: str) -> Shown:
+    """Which of the ways this is. Whether the door takes it is the policy's to say."""
+    if first is None:
+        if pin and card:
+            return Shown.CARD_AND_PIN
+        raise AccessRefused("proof_incomplete", "without a face a door wants a card and its PIN")
+    if first.reason not in set(STEPS.values()):
+        raise AccessRefused("proof_not_asked", "this attempt asked for neither PIN nor card")
+    if bool(pin) == bool(card) or bool(pin) != (first.reason == Reason.PIN_REQUIRED):
+        raise AccessRefused("proof_incomplete", "send what the attempt asked for, the PIN or the card")
+    return Shown.FACE_AND_PIN if pin else Shown.FACE_AND_CARD
+
+
+def _as_found_at(first: AccessAttempt | None) -> Identification:
+    if first is None:
+        return Identification()
+    return Identification(first.gallery_size, first.threshold, first.model)
+
+
+def _match_of(first: AccessAttempt | None) -> tuple[Match, ...]:
+    """Whom the first step made out, clearly, or it would not have asked for more."""
+    if first is None or first.person_id is None or first.score is None:
+        return ()
+    return (Match(str(first.person_id), first.score),)
+
+
+def _raise_about_proof(attempt: AccessAttempt, kind: Alarm.Kind) -> None:
+    """Names nobody: an alarm is kept longer than a person may be."""
+    door = Door.objects.select_related("site").get(pk=attempt.door_id)
+    raise_alarm(
+        kind=kind,
+        message=f"{kind.label}, at {door.name}",
+        at=timezone.now(),
+        door=door,
+        terminal=attempt.terminal,
+    )
 
 
 def gather_facts(
@@ -232,6 +381,7 @@ def gather_facts(
     matches: tuple[Match, ...],
     identification: Identification,
     at: datetime,
+    proof: Proof = Proof(),
 ) -> Facts:
     """Everything the policy needs."""
     holidays: frozenset[date] = frozenset()
@@ -249,21 +399,28 @@ def gather_facts(
         gallery_size=identification.gallery_size or 0,
         threshold=identification.threshold if identification.threshold is not None else float("inf"),
         matches=matches,
-        person=None if known.person is None else person_facts(known.person, has_consent=known.has_consent),
+        person=None if known.person is None else person_facts(known.person, known),
         rules=known.rules,
         anti_passback=known.anti_passback,
         is_inside=known.anti_passback and known.is_inside,
         fault=identification.fault,
+        asks_for=known.asks_for,
+        shown=Shown(attempt.shown),
+        pin=proof.pin,
+        card=proof.card,
+        step_is_open=proof.step_is_open,
     )
 
 
-def person_facts(person: Person, *, has_consent: bool) -> PersonFacts:
+def person_facts(person: Person, known: Known) -> PersonFacts:
     return PersonFacts(
         person_id=str(person.pk),
         is_active=person.is_active,
         valid_from=person.valid_from,
         valid_until=person.valid_until,
-        has_consent=has_consent,
+        has_consent=known.has_consent,
+        has_pin=known.has_pin,
+        has_card=known.has_card,
     )
 
 
@@ -344,10 +501,8 @@ def _lock(attempt_id: uuid.UUID, person_id: uuid.UUID | None) -> tuple[AccessAtt
     if attempt is None:
         raise AccessAttempt.DoesNotExist(f"there is no attempt {attempt_id}")
     person, ((facts,), *rules) = (answers[0], answers[1:]) if person_id is not None else (None, answers)
-    state, terminal_site, door_is_active, site, zone, anti_passback, locked_down, time_zone, *of_person = (
-        facts
-    )
-    has_consent, is_somewhere, is_inside = of_person
+    state, terminal_site, door_is_active, site, zone, anti_passback, locked_down, time_zone, *rest = facts
+    asks_for, has_consent, has_pin, has_card, is_somewhere, is_inside = rest
     return attempt, Known(
         terminal_is_active=state == Terminal.State.ACTIVE,
         terminal_site=terminal_site,
@@ -357,8 +512,11 @@ def _lock(attempt_id: uuid.UUID, person_id: uuid.UUID | None) -> tuple[AccessAtt
         anti_passback=bool(anti_passback),
         site_is_locked_down=locked_down,
         time_zone=time_zone,
+        asks_for=Asked(asks_for),
         person=person,
         has_consent=has_consent,
+        has_pin=has_pin,
+        has_card=has_card,
         is_somewhere=is_somewhere,
         is_inside=is_inside,
         rules=_rules(rules[0]) if rules and person is not None else (),
@@ -378,11 +536,14 @@ def _settle(
     matches: tuple[Match, ...],
     known: Known,
     at: datetime,
+    proof: Proof = Proof(),
 ) -> None:
     """Inside the transaction that holds the locks: decide, write, remember where the person is, leave an
     audit entry."""
     person = known.person
-    facts = gather_facts(attempt=attempt, known=known, matches=matches, identification=identification, at=at)
+    facts = gather_facts(
+        attempt=attempt, known=known, matches=matches, identification=identification, at=at, proof=proof
+    )
     decision = decide(facts, at)
     attempt.state = AccessAttempt.State.SETTLED
     attempt.granted = decision.granted
@@ -413,6 +574,8 @@ def _settle(
             "granted": decision.granted,
             "reason": decision.reason.value,
             "detail": attempt.detail,
+            "shown": attempt.shown,
+            **({"follows": str(attempt.follows_id)} if attempt.follows_id is not None else {}),
             "score": None if decision.score is None else round(decision.score, 4),
             "threshold": None if attempt.threshold is None else round(attempt.threshold, 4),
             "gallery_size": attempt.gallery_size,

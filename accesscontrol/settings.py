@@ -83,6 +83,8 @@ LINTEL_DEVICE = env.text("LINTEL_DEVICE", "cpu")
 LINTEL_TARGET_FPIR = env.number("LINTEL_TARGET_FPIR", 0.01, minimum=1e-6, maximum=0.5)
 LINTEL_ATTEMPT_DEADLINE_MS = env.integer("LINTEL_ATTEMPT_DEADLINE_MS", 3000, minimum=100, maximum=30_000)
 LINTEL_PAYLOAD_TTL_S = env.integer("LINTEL_PAYLOAD_TTL_S", 30, minimum=1, maximum=600)
+#: How long a door that asks for a PIN or a card besides a face waits for it.
+LINTEL_PROOF_TTL_S = env.integer("LINTEL_PROOF_TTL_S", 45, minimum=10, maximum=300)
 LINTEL_CLOCK_WINDOW_S = env.integer("LINTEL_CLOCK_WINDOW_S", 60, minimum=5, maximum=300)
 #: Whether a door says the name of whom it lets in. Everybody who stands at the door reads it, so not by default.
 LINTEL_GREET_BY_NAME = env.flag("LINTEL_GREET_BY_NAME", False)

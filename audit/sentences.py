@@ -94,12 +94,19 @@ def _spaced(code: Any) -> str:
 
 
 def _attempt(facts: Facts) -> str:
+    shown = _spaced(facts.get("shown", "face"))
     if facts.get("granted") is True:
-        return "Let in at a door"
+        return (
+            "Let in at a door" if shown == "face" else f"Let in at a door with {shown.replace('pin', 'PIN')}"
+        )
+    if facts.get("reason") in ("pin_required", "card_required"):
+        return f"A door asked for the {'PIN' if facts['reason'] == 'pin_required' else 'card'} of whom it recognised"
     return f"Kept out at a door: {_spaced(facts.get('reason', 'no reason recorded'))}"
 
 
 def _attempt_tone(facts: Facts) -> Tone:
+    if facts.get("reason") in ("pin_required", "card_required"):
+        return Tone.PLAIN
     return Tone.YES if facts.get("granted") is True else Tone.NO
 
 
@@ -123,6 +130,13 @@ describe(
 )
 describe("person.erased", "{actor} erased a person for good", Tone.WARN)
 describe("person.expired", "A person's time was over: out of the gallery")
+describe("person.pin_set", "{actor} set a person's PIN")
+describe("person.pin_cleared", "{actor} took a person's PIN away", Tone.WARN)
+describe("person.pin_locked", "A person's PIN was locked after wrong tries", Tone.WARN)
+describe("person.card_added", "{actor} gave a person a card")
+describe("person.card_blocked", "{actor} blocked a person's card", Tone.WARN)
+describe("person.card_unblocked", "{actor} unblocked a person's card")
+describe("person.card_removed", "{actor} took a card back from a person")
 describe("consent.recorded", "{actor} recorded consent (version {version}, {language}, {method})")
 describe(
     "consent.withdrawn", "{actor} withdrew a consent: {templates_deleted} templates destroyed", Tone.WARN

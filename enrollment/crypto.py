@@ -9,6 +9,8 @@ Everything is AES-256-GCM. The associated data names the row, so a ciphertext co
 table, or presented under another key id, does not open.
 """
 
+import hashlib
+import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +22,7 @@ NONCE_BYTES = 12  # NIST SP 800-38D; random, one key seals far fewer than 2^32 r
 TAG_BYTES = 16
 FORMAT = b"\x01"
 DOMAIN = b"lintel sealed row 1"
+NUMBER_DOMAIN = b"lintel number 1"
 
 Randomness = Callable[[int], bytes]
 KeyRing = Sequence[tuple[str, bytes]]  # (key id, 32 bytes), newest first
@@ -90,6 +93,14 @@ def rotate(
     """The same data key under the newest key. What it sealed stays as it is."""
     data_key = unwrap(wrapped, keys=keys, kek_id=kek_id, row_id=row_id, person_id=person_id)
     return wrap(data_key, keys=keys, row_id=row_id, person_id=person_id, randomness=randomness)
+
+
+def keyed_hash(number: str, *, key: bytes, purpose: str, owner: str = "") -> bytes:
+    """HMAC-SHA-256 of a card number or a PIN: without the key nobody can try out all numbers there are. Bound to what
+    it is for and, where it has one, to its owner, so that equal numbers of two people look different."""
+    parts = [part.encode() for part in (purpose, owner, number)]
+    message = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return hmac.new(key, NUMBER_DOMAIN + message, hashlib.sha256).digest()
 
 
 def newest(keys: KeyRing) -> tuple[str, bytes]:

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from enrollment.consent_texts import CONSENT_TEXTS
 from enrollment.models import Consent, Person
+from enrollment.pins import PIN_LEAST, PIN_MOST, pin_problem, read_card_number
 from enrollment.services import MAX_REASON
 
 
@@ -102,6 +103,54 @@ class EraseForm(forms.Form):
         if typed.casefold() != self.person.full_name.casefold():
             raise forms.ValidationError(f"That is not the name. Type “{self.person.full_name}” or cancel.")
         return typed
+
+
+class PinForm(forms.Form):
+    """The person types it; what was typed is never shown again, not even after a mistake."""
+
+    pin = forms.CharField(
+        label="PIN",
+        max_length=16,
+        strip=False,
+        widget=forms.PasswordInput(
+            attrs={"inputmode": "numeric", "autocomplete": "new-password", "autofocus": True}
+        ),
+        help_text=f"{PIN_LEAST} to {PIN_MOST} digits, typed by the person. Nobody can read it afterwards.",
+    )
+    again = forms.CharField(
+        label="The same again",
+        max_length=16,
+        strip=False,
+        widget=forms.PasswordInput(attrs={"inputmode": "numeric", "autocomplete": "new-password"}),
+    )
+
+    def clean_pin(self) -> str:
+        pin: str = self.cleaned_data["pin"]
+        if problem := pin_problem(pin):
+            raise forms.ValidationError(problem)
+        return pin
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if "pin" in data and "again" in data and data["pin"] != data["again"]:
+            self.add_error("again", "The two are not the same. Type both once more.")
+        return data
+
+
+class CardForm(forms.Form):
+    number = forms.CharField(
+        label="Card number",
+        max_length=64,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "autofocus": True}),
+        help_text="Hold the card to a reader that types, or copy the number from the card. Only its last four "
+        "characters can be read afterwards.",
+    )
+
+    def clean_number(self) -> str:
+        try:
+            return read_card_number(self.cleaned_data["number"])
+        except ValueError as error:
+            raise forms.ValidationError(str(error)) from error
 
 
 class PeopleFilterForm(forms.Form):

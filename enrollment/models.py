@@ -131,6 +131,64 @@ class DataKey(models.Model):
         return f"data key under {self.kek_id}"
 
 
+class NumberKey(models.Model):
+    """The one key under which card numbers and PINs are hashed, itself wrapped like a data key. It stays when the
+    key-encryption key changes, because nobody could hash the numbers again."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    wrapped = models.BinaryField()
+    kek_id = models.CharField(max_length=100)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(id=1), name="number_key_is_one")]
+
+    def __str__(self) -> str:
+        return f"number key under {self.kek_id}"
+
+
+class Pin(models.Model):
+    """A person's PIN, as a slow hash of a keyed hash: not even its length can be read back.
+
+    `failures`: wrong tries in a row. A try is counted before it is looked at, so that many at once are not free.
+    """
+
+    person = models.OneToOneField(Person, on_delete=models.CASCADE, related_name="pin")
+    hash = models.CharField(max_length=200)
+    failures = models.PositiveIntegerField(default=0)
+    locked_until = models.DateTimeField(null=True, blank=True)
+    set_at = models.DateTimeField()
+    set_by = models.CharField(max_length=200)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=~Q(hash=""), name="pin_has_a_hash")]
+
+    def __str__(self) -> str:
+        return f"PIN of {self.person_id}"
+
+    def is_locked(self, at: datetime) -> bool:
+        return self.locked_until is not None and at < self.locked_until
+
+
+class Card(models.Model):
+    """A card that stands for a person. Its number is kept as a keyed hash; the last characters are for the eye."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    person = models.ForeignKey(Person, on_delete=models.CASCADE, related_name="cards")
+    number_hash = models.CharField(max_length=64, unique=True, editable=False)
+    ends_with = models.CharField(max_length=4, editable=False)
+    added_at = models.DateTimeField()
+    added_by = models.CharField(max_length=200)
+    blocked_at = models.DateTimeField(null=True, blank=True)
+    blocked_by = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        ordering = ["added_at", "id"]
+
+    def __str__(self) -> str:
+        return f"card …{self.ends_with}"
+
+
 class Enrollment(models.Model):
     class State(models.TextChoices):
         OPEN = "open", "Taking captures"

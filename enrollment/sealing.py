@@ -19,11 +19,12 @@ from django.db.models import QuerySet
 from numpy.typing import NDArray
 
 from enrollment import crypto
-from enrollment.models import DataKey, Enrollment, Person, ProtectedTemplate
+from enrollment.models import DataKey, Enrollment, NumberKey, Person, ProtectedTemplate
 
 log = logging.getLogger(__name__)
 
 TEMPLATE_TABLE = "enrollment_protectedtemplate"
+NUMBER_KEY_ROW = "number key"
 ROTATED_PER_TRANSACTION = 500
 
 
@@ -142,8 +143,8 @@ def shred_data_key(person: Person) -> bool:
 
 
 def rotate_data_keys() -> int:
-    """Wraps every data key under the newest key-encryption key and returns how many changed. Templates stay
-    untouched.
+    """Wraps every data key and the number key under the newest key-encryption key and returns how many changed. What
+    they seal or hash stays untouched.
 
     May run beside everything else and may be interrupted: a row is either under the old key or under the new
     one.
@@ -169,7 +170,45 @@ def rotate_data_keys() -> int:
             DataKey.objects.bulk_update(behind, ["wrapped", "kek_id"])
         rotated += len(behind)
         if len(behind) < ROTATED_PER_TRANSACTION:
-            return rotated
+            return rotated + _rotate_number_key(newest_id)
+
+
+def number_key() -> bytes:
+    """Under which card numbers and PINs are hashed; made at first need, by whoever comes first."""
+    found = NumberKey.objects.first()
+    if found is None:
+        wrapped, kek_id = crypto.wrap(
+            crypto.new_data_key(randomness=os.urandom),
+            keys=settings.LINTEL_KEY_ENCRYPTION_KEYS,
+            row_id=NUMBER_KEY_ROW,
+            person_id="",
+            randomness=os.urandom,
+        )
+        found, _ = NumberKey.objects.get_or_create(pk=1, defaults={"wrapped": wrapped, "kek_id": kek_id})
+    return crypto.unwrap(
+        bytes(found.wrapped),
+        keys=settings.LINTEL_KEY_ENCRYPTION_KEYS,
+        kek_id=found.kek_id,
+        row_id=NUMBER_KEY_ROW,
+        person_id="",
+    )
+
+
+def _rotate_number_key(newest_id: str) -> int:
+    with transaction.atomic():
+        behind = NumberKey.objects.select_for_update().exclude(kek_id=newest_id).first()
+        if behind is None:
+            return 0
+        behind.wrapped, behind.kek_id = crypto.rotate(
+            bytes(behind.wrapped),
+            keys=settings.LINTEL_KEY_ENCRYPTION_KEYS,
+            kek_id=behind.kek_id,
+            row_id=NUMBER_KEY_ROW,
+            person_id="",
+            randomness=os.urandom,
+        )
+        behind.save(update_fields=["wrapped", "kek_id"])
+    return 1
 
 
 def _data_key_for(person_id: uuid.UUID) -> DataKey:

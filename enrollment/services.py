@@ -29,6 +29,7 @@ from enrollment.models import (
     Enrollment,
     ErasureCertificate,
     GalleryChange,
+    NumberKey,
     PendingCapture,
     Person,
     ProtectedTemplate,
@@ -235,7 +236,8 @@ def withdraw_consent(*, person: Person, actor: str, at: datetime) -> None:
     """Ends the consent in force: the face leaves the gallery and its templates and key are destroyed, at
     once.
 
-    The person stays known by name; enrolling again needs a new consent. Refusals: person_unknown,
+    The person stays known by name, and a PIN and cards stay too: they are no features of the body, and the other way
+    in for whoever is not recognised any more. Enrolling again needs a new consent. Refusals: person_unknown,
     consent_missing.
     """
     with transaction.atomic():
@@ -894,12 +896,15 @@ def record_key_rotation(
 ) -> dict[str, list[str]]:
     """The audit entry of a rotation. Returns, by setting, the older key ids that something still needs."""
     used = {
-        "LINTEL_KEY_ENCRYPTION_KEYS": DataKey.objects.values_list("kek_id", flat=True),
-        "LINTEL_GALLERY_KEYS": ProtectedTemplate.objects.values_list("gallery_key_id", flat=True),
+        "LINTEL_KEY_ENCRYPTION_KEYS": DataKey.objects.order_by()
+        .values_list("kek_id", flat=True)
+        .union(NumberKey.objects.order_by().values_list("kek_id", flat=True)),
+        "LINTEL_GALLERY_KEYS": ProtectedTemplate.objects.order_by()
+        .values_list("gallery_key_id", flat=True)
+        .distinct(),
     }
     left = {
-        name: sorted(set(ids.order_by().distinct()) - {crypto.newest(getattr(settings, name))[0]})
-        for name, ids in used.items()
+        name: sorted(set(ids) - {crypto.newest(getattr(settings, name))[0]}) for name, ids in used.items()
     }
     audit.services.record(
         kind="keys.rotated",
@@ -985,6 +990,8 @@ def erase_person(*, person_id: uuid.UUID, actor: str, at: datetime) -> dict[str,
             "templates_deleted": _delete_templates(person.templates.all(), at=at),
             "data_key_shredded": sealing.shred_data_key(person),
             "consents_deleted": person.consents.count(),
+            "pins_deleted": int(hasattr(person, "pin")),
+            "cards_deleted": person.cards.count(),
             "enrollments_deleted": len(enrollments),
         }
         sequence = gallery_sequence()

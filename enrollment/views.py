@@ -14,13 +14,22 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from enrollment import services
+from enrollment import proofs, services
 from enrollment.camera import allow_camera
 from enrollment.consent_texts import CONSENT_TEXTS, consent_text
-from enrollment.forms import ConsentForm, DifferentPersonForm, EraseForm, PeopleFilterForm, PersonForm
-from enrollment.models import Enrollment, ErasureCertificate, Person
+from enrollment.forms import (
+    CardForm,
+    ConsentForm,
+    DifferentPersonForm,
+    EraseForm,
+    PeopleFilterForm,
+    PersonForm,
+    PinForm,
+)
+from enrollment.models import Card, Enrollment, ErasureCertificate, Person
 from enrollment.services import EnrollmentRefused
 
 PAGE_SIZE = 50
@@ -146,12 +155,145 @@ def consent_withdraw(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse
         "explanation": "The person asks not to be recognised any more. This takes effect at once.",
         "consequences": [
             "All face templates and the key they are sealed with are destroyed; this cannot be undone.",
-            "Doors no longer recognise this person. Offer another way in, such as a card.",
+            "Doors no longer recognise this person. A PIN and cards stay: they are the other way in.",
             "The name and the entries in the audit log stay. To remove those too, erase the person.",
         ],
         "verb": "Withdraw consent",
         "danger": True,
         "back": reverse("person", args=[person_id]),
+    }
+    return render(request, "confirm.html", context)
+
+
+@sensitive_post_parameters("pin", "again")
+@never_cache
+@require_http_methods(FORM_METHODS)
+def pin_set(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
+    person = get_object_or_404(Person, pk=person_id)
+    back = reverse("person", args=[person_id])
+    form = PinForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            proofs.set_pin(
+                person=person, pin=form.cleaned_data["pin"], actor=_actor(request), at=timezone.now()
+            )
+        except EnrollmentRefused as refusal:
+            form.add_error(None, _sentence(refusal))
+        else:
+            messages.success(request, f"{person.full_name} has a new PIN. Wrong tries are forgotten.")
+            return redirect(back)
+    context = {
+        "form": form,
+        "title": f"Set the PIN of {person.full_name}",
+        "explanation": "Turn the keyboard over to the person. A new PIN takes the place of the one before.",
+        "back": back,
+        "back_label": person.full_name,
+    }
+    return render(request, "form.html", context, status=422 if form.is_bound else 200)
+
+
+@require_http_methods(FORM_METHODS)
+def pin_clear(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
+    person = get_object_or_404(Person, pk=person_id)
+    back = reverse("person", args=[person_id])
+    if request.method == "POST":
+        if proofs.clear_pin(person=person, actor=_actor(request), at=timezone.now()):
+            messages.success(request, f"{person.full_name} has no PIN any more.")
+        return redirect(back)
+    context = {
+        "title": f"Take the PIN of {person.full_name} away?",
+        "explanation": "Doors that ask for a PIN refuse them until a new one is set.",
+        "consequences": ["Cards of theirs stay, and open nothing where a PIN belongs to them."],
+        "verb": "Take the PIN away",
+        "danger": True,
+        "back": back,
+    }
+    return render(request, "confirm.html", context)
+
+
+@sensitive_post_parameters("number")
+@never_cache
+@require_http_methods(FORM_METHODS)
+def card_add(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
+    person = get_object_or_404(Person, pk=person_id)
+    back = reverse("person", args=[person_id])
+    form = CardForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            card = proofs.add_card(
+                person=person, number=form.cleaned_data["number"], actor=_actor(request), at=timezone.now()
+            )
+        except EnrollmentRefused as refusal:
+            form.add_error("number", _sentence(refusal))
+        else:
+            messages.success(request, f"{person.full_name} has the card that ends with {card.ends_with}.")
+            return redirect(back)
+    context = {
+        "form": form,
+        "title": f"Give {person.full_name} a card",
+        "back": back,
+        "back_label": person.full_name,
+    }
+    return render(request, "form.html", context, status=422 if form.is_bound else 200)
+
+
+def _card(card_id: uuid.UUID) -> Card:
+    return get_object_or_404(Card.objects.select_related("person"), pk=card_id)
+
+
+@require_http_methods(FORM_METHODS)
+def card_block(request: HttpRequest, card_id: uuid.UUID) -> HttpResponse:
+    card = _card(card_id)
+    if request.method == "POST":
+        proofs.block_card(card=card, actor=_actor(request), at=timezone.now())
+        messages.success(request, f"The card that ends with {card.ends_with} opens nothing any more.")
+        return redirect("person", card.person_id)
+    context = {
+        "title": f"Block the card that ends with {card.ends_with}?",
+        "explanation": f"It belongs to {card.person.full_name} and is lost or stolen.",
+        "consequences": [
+            "From now on it opens no door, and whoever shows it raises an alarm.",
+            "Should it be found, the desk can unblock it.",
+        ],
+        "verb": "Block the card",
+        "danger": True,
+        "back": reverse("person", args=[card.person_id]),
+    }
+    return render(request, "confirm.html", context)
+
+
+@require_http_methods(FORM_METHODS)
+def card_unblock(request: HttpRequest, card_id: uuid.UUID) -> HttpResponse:
+    card = _card(card_id)
+    if request.method == "POST":
+        proofs.unblock_card(card=card, actor=_actor(request), at=timezone.now())
+        messages.success(request, f"The card that ends with {card.ends_with} works again.")
+        return redirect("person", card.person_id)
+    context = {
+        "title": f"Unblock the card that ends with {card.ends_with}?",
+        "explanation": f"Only do this with the card in your hand and {card.person.full_name} before you.",
+        "verb": "Unblock the card",
+        "danger": False,
+        "back": reverse("person", args=[card.person_id]),
+    }
+    return render(request, "confirm.html", context)
+
+
+@require_http_methods(FORM_METHODS)
+def card_remove(request: HttpRequest, card_id: uuid.UUID) -> HttpResponse:
+    card = _card(card_id)
+    back = reverse("person", args=[card.person_id])
+    if request.method == "POST":
+        proofs.remove_card(card=card, actor=_actor(request), at=timezone.now())
+        messages.success(request, "The card is nobody's any more and can be given to somebody else.")
+        return redirect(back)
+    context = {
+        "title": f"Take back the card that ends with {card.ends_with}?",
+        "explanation": f"{card.person.full_name} gave it back. A card that is lost should be blocked instead.",
+        "consequences": ["It opens nothing, and raises no alarm when it is shown."],
+        "verb": "Take the card back",
+        "danger": True,
+        "back": back,
     }
     return render(request, "confirm.html", context)
 
@@ -172,7 +314,7 @@ def person_erase(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
         "explanation": "Everything that identifies this person is destroyed. Nobody can bring it back.",
         "consequences": [
             "The person's key is destroyed first, so every copy of the templates becomes unreadable.",
-            "Name, e-mail, number, consents, enrollments and group memberships are deleted.",
+            "Name, e-mail, number, PIN, cards, consents, enrollments and group memberships are deleted.",
             "Entries in the audit log stay in their place, with the personal fields unreadable.",
             "You get a certificate that says what was erased and when. It does not name the person.",
         ],

@@ -43,6 +43,7 @@ STATUS_OF_REFUSAL = {
     "reason_missing": 422,
     "terminal_without_door": 403,
     "terminal_revoked": 403,
+    "proof_incomplete": 422,
 }
 
 TERMINAL_ONLY: dict[str, Any] = {

@@ -50,7 +50,7 @@ class SiteRow(serializers.ModelSerializer[Site]):
 class DoorRow(serializers.ModelSerializer[Door]):
     class Meta:
         model = Door
-        fields = ("id", "name", "site", "zone", "is_active")
+        fields = ("id", "name", "site", "zone", "asks_for", "is_active")
 
 
 class TerminalRow(serializers.ModelSerializer[Terminal]):

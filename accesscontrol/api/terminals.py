@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import uuid
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -34,18 +35,23 @@ from accesscontrol.api.base import (
 )
 from accesscontrol.authentication import (
     PairingRate,
+    ProofRate,
+    TerminalRate,
     TerminalSignature,
     replayed,
     signed_at,
     signed_request,
     spend_nonce,
 )
-from accesscontrol.models import AccessAttempt, Scope, Terminal
+from accesscontrol.models import AccessAttempt, Door, Scope, Terminal
 from accesscontrol.policy import EXPLANATIONS, Reason
 from accesscontrol.problems import Problem
 from enrollment.api import CaptureParser
+from enrollment.crypto import SealBroken, UnknownKey
 from recognition.payload import CONTENT_TYPE, MAX_PAYLOAD_BYTES
 from terminal.protocol import SignedRequest, public_key_of
+
+log = logging.getLogger(__name__)
 
 UNAVAILABLE = frozenset({"payload_store_unavailable", "queue_unavailable"})
 
@@ -54,7 +60,7 @@ _TERMINAL = {
     "name": "Front door",
     "role": "door",
     "key_id": "q7Zr1o3sRkq0h9b1S0s1Vw",
-    "door": {"id": "0a6f7f0e-52a0-4c55-9f7e-2c1f5b0e9d11", "name": "Front door"},
+    "door": {"id": "0a6f7f0e-52a0-4c55-9f7e-2c1f5b0e9d11", "name": "Front door", "asks_for": "face"},
     "site": {"id": 1, "name": "Headquarters", "timezone": "Europe/Vienna"},
     "profile_hash": "5f0c...e1",
     "profiles": ["5f0c...e1"],
@@ -74,6 +80,14 @@ _ANSWER = {
     "nonce": "Q0hBTExFTkdFLU5PTkNFLTE",
     "decided_at": "2026-11-24T08:00:00.120Z",
     "expires_at": "2026-11-24T08:00:05Z",
+}
+_ASKS_FOR_MORE = {
+    **_ANSWER,
+    "granted": False,
+    "reason": "pin_required",
+    "message": "This door asks for a PIN as well.",
+    "next_step": "Enter the PIN.",
+    "proof_until": "2026-11-24T08:00:45.120Z",
 }
 _PENDING = {
     "attempt_id": _ANSWER["attempt_id"],
@@ -104,6 +118,10 @@ class NamedSerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
 
 
+class DoorOfTerminalSerializer(NamedSerializer):
+    asks_for = serializers.ChoiceField(choices=Door.AsksFor.choices)
+
+
 class ServerKeySerializer(serializers.Serializer[Any]):
     key_id = serializers.CharField()
     public_key = serializers.CharField(help_text="Base64 of 32 bytes.")
@@ -122,7 +140,7 @@ class TerminalSelfSerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
     role = serializers.ChoiceField(choices=Terminal.Role.choices)
     key_id = serializers.CharField()
-    door = NamedSerializer(allow_null=True)
+    door = DoorOfTerminalSerializer(allow_null=True)
     site = SiteOfTerminalSerializer(allow_null=True)
     profile_hash = serializers.CharField(help_text="The profile to use.")
     profiles = serializers.ListField(
@@ -143,6 +161,9 @@ class DecisionSerializer(serializers.Serializer[Any]):
     next_step = serializers.CharField(allow_blank=True)
     name = serializers.CharField(
         required=False, help_text="Who was let in, where the server's policy is to greet by name."
+    )
+    proof_until = serializers.DateTimeField(
+        required=False, help_text="Until when the PIN or the card that `reason` asks for may follow."
     )
     door_id = serializers.UUIDField()
     nonce = serializers.CharField()
@@ -170,6 +191,14 @@ class KeyInput(serializers.Serializer[Any]):
 class KeyOutput(serializers.Serializer[Any]):
     key_id = serializers.CharField()
     previous_key_until = serializers.DateTimeField(allow_null=True)
+
+
+class ProofInput(serializers.Serializer[Any]):
+    """After a face: `attempt_id` and what that attempt asked for. Without a face: `card` and `pin`."""
+
+    attempt_id = serializers.UUIDField(required=False)
+    pin = serializers.RegexField(r"^[0-9]{1,16}\Z", required=False, write_only=True)
+    card = serializers.RegexField(r"^[0-9A-Za-z :-]{1,64}\Z", required=False, write_only=True)
 
 
 class PairView(AccessView):
@@ -274,9 +303,9 @@ class AttemptRow(serializers.ModelSerializer[AccessAttempt]):
     class Meta:
         model = AccessAttempt
         fields = (
-            "id", "state", "granted", "reason", "detail", "door", "terminal", "person", "score", "threshold",
-            "gallery_size", "model", "profile_hash", "payload_bytes", "received_at", "deadline_at",
-            "settled_at",
+            "id", "state", "granted", "reason", "detail", "shown", "follows", "door", "terminal", "person",
+            "score", "threshold", "gallery_size", "model", "profile_hash", "payload_bytes", "received_at",
+            "deadline_at", "settled_at",
         )  # fmt: skip
 
 
@@ -359,7 +388,11 @@ class AttemptsView(AccessView):
             415: refusal(415, "Unsupported Media Type", "unsupported_media_type", "Unsupported media type."),
             503: refusal(503, "Service Unavailable", "recognition_unavailable", "No worker can be reached."),
         },
-        examples=[example("Granted", _ANSWER), example("Not decided in time", _PENDING)],
+        examples=[
+            example("Granted", _ANSWER),
+            example("The door asks for a PIN as well", _ASKS_FOR_MORE),
+            example("Not decided in time", _PENDING),
+        ],
     )
     def post(self, request: Request) -> Response:
         payload: object = request.data
@@ -430,6 +463,55 @@ class AttemptView(TerminalView):
         return _answer(services.read_attempt(attempt_id=attempt_id, at=timezone.now()), nonce=_nonce(request))
 
 
+class ProofView(TerminalView):
+    """A PIN or a card after a face, or a card and its PIN instead of one."""
+
+    throttle_classes = (TerminalRate, ProofRate)
+    parser_classes = (JSONParser,)
+
+    @extend_schema(
+        operation_id="attempts_prove",
+        summary="A PIN or a card",
+        description="Follows an attempt that was refused with `pin_required` or `card_required`, once and until its "
+        "`proof_until`; or, at a door that takes a card and its PIN without a face, stands for itself. The answer is "
+        "about an attempt of its own. A wrong PIN is refused as `pin_wrong` after a face; of a card that was not "
+        "accepted, or its PIN, a door hears `proof_refused` and nothing finer.",
+        request=ProofInput,
+        responses={
+            200: DecisionSerializer,
+            404: refusal(404, "Not Found", "not_found", "There is nothing here."),
+            409: refusal(409, "Conflict", "proof_used", "this attempt was followed already; begin anew"),
+            422: refusal(
+                422,
+                "Unprocessable Content",
+                "proof_incomplete",
+                "send what the attempt asked for, the PIN or the card",
+            ),
+            429: refusal(429, "Too Many Requests", "too_many_requests", "Request was throttled."),
+        },
+        examples=[
+            example("A PIN after a face", {"attempt_id": _ANSWER["attempt_id"], "pin": "4711"}, request=True),
+            example("A card and its PIN", {"card": "0012345678", "pin": "4711"}, request=True),
+            example("Granted", _ANSWER),
+        ],
+    )
+    def post(self, request: Request) -> Response:
+        given = valid(ProofInput, request.data)
+        signed = _signed(request)
+        try:
+            attempt = services.submit_proof(
+                terminal=_terminal(request), nonce=signed.nonce, at=timezone.now(), **given
+            )
+        except AccessAttempt.DoesNotExist as error:
+            raise Http404 from error
+        except (SealBroken, UnknownKey) as error:
+            log.error("no PIN or card can be looked at: %s", type(error).__name__)
+            raise Problem(
+                503, "proof_unavailable", "No PIN or card can be looked at; the door stays shut."
+            ) from error
+        return _answer(attempt, nonce=signed.nonce)
+
+
 def describe_terminal(terminal: Terminal, *, at: datetime) -> dict[str, Any]:
     door = terminal.door
     site = door.site if door is not None else None
@@ -438,7 +520,9 @@ def describe_terminal(terminal: Terminal, *, at: datetime) -> dict[str, Any]:
         "name": terminal.name,
         "role": terminal.role,
         "key_id": terminal.key_id,
-        "door": {"id": str(door.pk), "name": door.name} if door is not None else None,
+        "door": {"id": str(door.pk), "name": door.name, "asks_for": door.asks_for}
+        if door is not None
+        else None,
         "site": {"id": site.pk, "name": site.name, "timezone": site.timezone} if site is not None else None,
         "profile_hash": captures.default_profile().hash,
         "profiles": list(captures.known_profiles()),
@@ -481,6 +565,7 @@ def _answer(attempt: AccessAttempt, *, nonce: str) -> Response:
         return Response(body, status=202)
     granted, reason = services.answer(attempt, at=now)
     explanation = EXPLANATIONS[reason]
+    ends_at = services.step_ends_at(attempt)
     # A name on a screen tells everybody who stands there: only where the installation wants it, and only with a yes.
     greeting = (
         {"name": attempt.person.full_name}
@@ -495,6 +580,7 @@ def _answer(attempt: AccessAttempt, *, nonce: str) -> Response:
             "message": explanation.sentence,
             "next_step": explanation.next_step,
             **greeting,
+            **({"proof_until": ends_at.isoformat()} if ends_at is not None else {}),
             "door_id": str(attempt.door_id),
             "nonce": nonce,
             "decided_at": attempt.settled_at.isoformat() if attempt.settled_at else now.isoformat(),

@@ -41,6 +41,18 @@ TITLES: dict[Reason, str] = {
     Reason.PAYLOAD_MISSING: "capture expired",
     Reason.PAYLOAD_REFUSED: "capture not acceptable",
     Reason.RECOGNIZER_FAULT: "recogniser failed",
+    Reason.PIN_REQUIRED: "asked for the PIN",
+    Reason.CARD_REQUIRED: "asked for the card",
+    Reason.STEP_EXPIRED: "PIN or card too late",
+    Reason.METHOD_REFUSED: "not what the door asks for",
+    Reason.PIN_MISSING: "no PIN",
+    Reason.PIN_WRONG: "wrong PIN",
+    Reason.PIN_LOCKED: "PIN locked",
+    Reason.CARD_MISSING: "no card",
+    Reason.CARD_UNKNOWN: "unknown card",
+    Reason.CARD_BLOCKED: "blocked card",
+    Reason.CARD_OF_ANOTHER: "somebody else's card",
+    Reason.PROOF_REFUSED: "card or PIN not accepted",
 }
 
 

@@ -16,12 +16,14 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 
 from accesscontrol import captures
+from accesscontrol.entry import doors_of
 from accesscontrol.forms import EnrollmentForm
 from accesscontrol.models import AccessAttempt, AccessGroup, Presence, Site
+from accesscontrol.policy import Reason
 from accesscontrol.services import forgive_presence
 from accesscontrol.views.common import actor_of, confirm, sentence
 from enrollment.api import BrowserCapturesView
-from enrollment.models import Enrollment, Person
+from enrollment.models import Enrollment, Person, Pin
 from enrollment.services import EnrollmentRefused, begin_enrollment
 
 LAST_ATTEMPTS = 8
@@ -37,6 +39,10 @@ def person(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
         "consent": found.consents.filter(withdrawn_at=None).first(),
         "withdrawn": found.consents.exclude(withdrawn_at=None).order_by("-withdrawn_at").first(),
         "templates": found.templates.filter(active=True),
+        "pin": Pin.objects.filter(person=found).first(),
+        "pin_is_locked": Pin.objects.filter(person=found, locked_until__gt=timezone.now()).exists(),
+        "cards": found.cards.all(),
+        "lacks": _lacks(found),
         "open_enrollment": found.enrollments.filter(state__in=Enrollment.UNFINISHED).first(),
         "groups": groups,
         "presences": Presence.objects.filter(person=found)
@@ -48,6 +54,17 @@ def person(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
         ],
     }
     return render(request, "people/profile.html", context)
+
+
+def _lacks(person: Any) -> dict[str, list[str]]:
+    """The doors that would refuse this person for want of a PIN or a card: what the desk should see to."""
+    answers = doors_of(person=person, at=timezone.now())
+    wanted = {"PIN": Reason.PIN_MISSING, "card": Reason.CARD_MISSING}
+    lacking = {
+        what: [answer.door.name for answer in answers if answer.reason == reason]
+        for what, reason in wanted.items()
+    }
+    return {what: doors for what, doors in lacking.items() if doors}
 
 
 @require_http_methods(["GET", "POST"])
@@ -108,7 +125,8 @@ def enrollment_begin(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse
         else:
             return redirect("enrollment", enrollment.pk)
     status = 422 if form.is_bound else 200
-    context = {"form": form, "person": found, "enrolled": enrolled}
+    status_now: Any = Person.objects.with_status().get(pk=person_id)
+    context = {"form": form, "person": found, "enrolled": enrolled, "lacks": _lacks(status_now)}
     return render(request, "people/enroll.html", context, status=status)
 
 

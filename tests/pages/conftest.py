@@ -27,6 +27,7 @@ from accesscontrol.services import create_api_token
 from enrollment.consent_texts import CONSENT_TEXTS
 from enrollment.invitations import issue_invitation
 from enrollment.models import Enrollment, ErasureCertificate, ProtectedTemplate
+from enrollment.proofs import add_card, set_pin
 from enrollment.services import record_consent, register_person
 from tests.pages.support import make_attempt, make_user
 
@@ -115,6 +116,8 @@ def building(db) -> SimpleNamespace:
         last_at=now,
     )
     token, secret = create_api_token(name="Visitor desk", scopes=["people:read"], actor="integrator", at=now)
+    set_pin(person=alice, pin="730519", actor="test", at=now)
+    card = add_card(person=alice, number="0048151623", actor="test", at=now)
     erased = ErasureCertificate.objects.create(
         person_id=uuid.uuid4(), erased_at=now, certificate={"format": 1}
     )
@@ -134,6 +137,7 @@ def building(db) -> SimpleNamespace:
         token=token,
         token_secret=secret,
         invitation=issue_invitation(person=bob, actor="test", at=now).invitation,
+        card=card,
         erased=erased,
         holiday=Holiday.objects.create(site=site, date=date(2099, 12, 25), name="Christmas Day"),
     )

@@ -39,6 +39,7 @@ def address(name: str, building) -> str:
         "token_id": building.token.pk,
         "enrollment_id": building.enrollment.pk,
         "invitation_id": building.invitation.pk,
+        "card_id": building.card.pk,
         "user_id": 1,
     }
     if name == "erasure_certificate":
