@@ -86,7 +86,9 @@ class LiteralPath:
 
 
 def our_path(crop: FaceCrop, profile: PrivacyProfile) -> bytes:
-    return pack(perturb(to_frequency(crop, profile.transform), profile, os.urandom), profile)
+    return pack(
+        perturb(to_frequency(crop, profile.transform, channels=profile.sent), profile, os.urandom), profile
+    )
 
 
 TERMINAL = """

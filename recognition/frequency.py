@@ -8,7 +8,6 @@ Channels are plane-major (Y, Cb, Cr), then row frequency u, then column frequenc
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,11 +78,31 @@ def to_planes(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return planes
 
 
-def to_frequency(crop: FaceCrop, transform: str) -> FrequencyFeatures:
-    """Transform one crop; values float32, shape SHAPES[transform]. Raises KeyError for an unknown transform."""
-    channels, blocks, _ = SHAPES[transform]
+def to_frequency(
+    crop: FaceCrop, transform: str, *, channels: NDArray[np.bool_] | None = None
+) -> FrequencyFeatures:
+    """Transform one crop; values float32, shape SHAPES[transform]. Raises KeyError for an unknown transform.
+
+    channels: bool (189,), those wanted; the others stay 0, and a terminal spares itself what it would never send.
+    """
+    _, blocks, _ = SHAPES[transform]
     operator = _operator32(transform)
-    coefficients: NDArray[Any] = operator @ to_planes(crop.pixels) @ operator.T  # (3, 8 * blocks, 8 * blocks)
-    gathered = coefficients.reshape(3, BLOCK, blocks, BLOCK, blocks).transpose(0, 1, 3, 2, 4)
-    without_dc = gathered.reshape(3, BLOCK * BLOCK, blocks, blocks)[:, 1:]
-    return FrequencyFeatures(transform, np.ascontiguousarray(without_dc).reshape(channels, blocks, blocks))
+    planes = to_planes(crop.pixels)
+    values = np.zeros(SHAPES[transform], np.float32)
+    if transform != "paper":
+        both = (operator @ planes @ operator.T).reshape(3, BLOCK, blocks, BLOCK, blocks)
+        gathered = both.transpose(0, 1, 3, 2, 4).reshape(3, BLOCK * BLOCK, blocks, blocks)
+        values[:] = gathered[:, 1:].reshape(SHAPES[transform])
+        if channels is not None:
+            values[~channels] = 0
+        return FrequencyFeatures(transform, values)
+    # One channel at a time, rows by one frequency and columns by another: it stays in the cache.
+    wanted = np.ones(CHANNELS, np.bool_) if channels is None else channels
+    columns = np.ascontiguousarray(operator.reshape(BLOCK, blocks, CROP_SIZE).transpose(0, 2, 1))
+    for plane in range(3):
+        rows = (operator @ planes[plane]).reshape(BLOCK, blocks, CROP_SIZE)
+        for pair in range(1, BLOCK * BLOCK):
+            channel = plane * (BLOCK * BLOCK - 1) + pair - 1
+            if wanted[channel]:
+                np.matmul(rows[pair // BLOCK], columns[pair % BLOCK], out=values[channel])
+    return FrequencyFeatures(transform, values)

@@ -50,9 +50,11 @@ def pack(perturbed: PerturbedFeatures, profile: PrivacyProfile) -> bytes:
     """Encode one capture. Raises PayloadError(wrong_allocation) when codes and profile do not belong together."""
     if perturbed.profile_hash != profile.hash or perturbed.codes.shape != profile.shape:
         raise PayloadError("wrong_allocation", "these features were not drawn under this profile")
-    if (perturbed.codes >= (1 << profile.bits)[:, None, None]).any():
+    by_width = {width: perturbed.codes[profile.bits == width] for width in _WIDTHS}
+    silent = perturbed.codes[profile.bits == 0]
+    if silent.any() or any((codes >> width).any() for width, codes in by_width.items()):
         raise PayloadError("wrong_allocation", "a code is wider than its channel allows")
-    body = b"".join(_pack_width(perturbed.codes[profile.bits == width], width) for width in _WIDTHS)
+    body = b"".join(_pack_width(codes, width) for width, codes in by_width.items())
     head = _HEADER.pack(
         MAGIC, VERSION, bytes(3), bytes.fromhex(profile.hash), *_channels_per_width(profile), len(body)
     )
@@ -128,8 +130,18 @@ def _channels_per_width(profile: PrivacyProfile) -> tuple[int, ...]:
 
 
 def _pack_width(codes: NDArray[np.uint8], width: int) -> bytes:
-    shifts = np.arange(width - 1, -1, -1, dtype=np.uint8)
-    return np.packbits((codes.reshape(-1, 1) >> shifts) & 1).tobytes()
+    """Codes in one row of bits, most significant first; the last byte is filled with zeros."""
+    flat = codes.reshape(-1)
+    together = 8 // width  # codes in a byte
+    if 8 % width or flat.size % together:
+        shifts = np.arange(width - 1, -1, -1, dtype=np.uint8)
+        return np.packbits((flat.reshape(-1, 1) >> shifts) & 1).tobytes()
+    if width == 1:
+        return np.packbits(flat).tobytes()
+    packed = flat[0::together].copy()
+    for place in range(1, together):
+        packed = np.asarray((packed << width) | flat[place::together], np.uint8)
+    return packed.tobytes()
 
 
 def _unpack_body(body: bytes, profile: PrivacyProfile) -> NDArray[np.uint8]:

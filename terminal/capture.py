@@ -81,7 +81,7 @@ class CaptureStation:
                 crop.pixels.fill(0)
 
     def _perturbed(self, crop: FaceCrop) -> bytes:
-        features = to_frequency(crop, self._profile.transform)
+        features = to_frequency(crop, self._profile.transform, channels=self._profile.sent)
         try:
             return pack(perturb(features, self._profile, self._randomness), self._profile)
         finally:

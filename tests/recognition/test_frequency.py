@@ -90,3 +90,13 @@ def test_an_unknown_transform_is_an_error(portrait: FaceCrop) -> None:
 def test_only_a_112_pixel_rgb_crop_is_a_face_crop(pixels: np.ndarray) -> None:
     with pytest.raises(ValueError, match="face crop"):
         FaceCrop(pixels)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("transform", SHAPES)
+def test_channels_that_nobody_asked_for_stay_empty_and_the_others_are_the_same(
+    portrait: FaceCrop, transform: str
+) -> None:
+    wanted = np.random.default_rng(1).random(CHANNELS) < 0.3
+    everything, some = (to_frequency(portrait, transform, channels=asked).values for asked in (None, wanted))
+    assert np.array_equal(some[wanted], everything[wanted])
+    assert not some[~wanted].any()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from skimage.data import astronaut
 
+from recognition.budget import PrivacyProfile
 from recognition.frequency import SHAPES, to_frequency
 from recognition.noise import code_thresholds, perturb
 from recognition.types import FaceCrop, FrequencyFeatures
@@ -121,3 +122,89 @@ def test_a_short_read_of_randomness_is_an_error_not_a_weaker_capture() -> None:
 def test_values_that_are_not_numbers_never_become_features() -> None:
     with pytest.raises(ValueError, match="finite"):
         FrequencyFeatures("critical", np.full(SHAPES["critical"], np.nan, np.float32))
+
+
+def one_threshold_at_a_time(
+    features: FrequencyFeatures, profile: PrivacyProfile, stream: bytes
+) -> np.ndarray:
+    """The definition in the wire format's words: how many thresholds the uniform integer is below."""
+    uniform = iter(np.frombuffer(stream, "<u4").reshape(-1, *profile.shape[1:]))
+    codes = np.zeros(profile.shape, np.uint8)
+    for channel in np.flatnonzero(profile.sent):
+        codes[channel] = (next(uniform) < thresholds_of(features, profile, channel)).sum(axis=0)
+    return codes
+
+
+def thresholds_of(features: FrequencyFeatures, profile: PrivacyProfile, channel: int) -> np.ndarray:
+    low, high = profile.low[channel], profile.high[channel]
+    return code_thresholds(
+        np.clip(features.values[channel].astype(np.float64), low, high),
+        profile.centre[channel],
+        profile.step[channel],
+        profile.scale[channel],
+        int(profile.bits[channel]),
+    )
+
+
+def uneven(transform: str, *, centre: float, narrow: float) -> PrivacyProfile:
+    """Every width, clip ranges off centre, budgets that differ by channel and place, steps of any size."""
+    rng = np.random.default_rng(11)
+    channels, height, width = SHAPES[transform]
+    bits = mixed_bits(7)
+    reach = 10 ** rng.uniform(0, 3, channels)
+    middle = centre * reach * rng.uniform(-1, 1, channels)
+    epsilon = np.where(bits > 0, 10 ** rng.uniform(-1, 1.5, channels), 0.0)
+    weight = rng.uniform(0.2, 1.8, (height, width))
+    return PrivacyProfile(
+        name="uneven",
+        transform=transform,
+        low=middle - reach,
+        high=middle + reach,
+        channel_epsilon=epsilon,
+        position_weight=weight / weight.mean(),
+        bits=bits,
+        step=np.where(bits > 0, narrow * 2 * reach / np.where(bits > 0, epsilon, 1.0), 0.0),
+        deviation=reach / 10,
+    )
+
+
+@pytest.mark.parametrize("narrow", [0.02, 1.0, 5.0])
+@pytest.mark.parametrize("centre", [0.0, 20.0])
+@pytest.mark.parametrize(
+    "where", ["anywhere", "at the threshold", "just below it", "near it", "far out", "far in"]
+)
+def test_every_code_is_the_one_that_the_thresholds_give(where: str, centre: float, narrow: float) -> None:
+    """Also where the random integer is a threshold itself, or so extreme that float32 cannot follow it."""
+    profile = uneven("critical", centre=centre, narrow=narrow)
+    rng = np.random.default_rng(2)
+    spread = (profile.high - profile.low)[:, None, None]
+    values = profile.centre[:, None, None] + spread * rng.normal(0, 0.4, profile.shape)
+    features = FrequencyFeatures("critical", values.astype(np.float32))
+    sent = np.flatnonzero(profile.sent)
+    uniform = rng.integers(0, 1 << 32, (sent.size, *profile.shape[1:]), dtype=np.uint32)
+    for row, channel in enumerate(sent):
+        thresholds = thresholds_of(features, profile, channel)
+        chosen = thresholds[rng.integers(0, thresholds.shape[0])]
+        if where == "at the threshold":
+            uniform[row] = chosen
+        elif where == "just below it":
+            uniform[row] = chosen - 1
+        elif where == "near it":
+            off = rng.integers(-5000, 5001, chosen.shape)
+            uniform[row] = np.clip(chosen.astype(np.int64) + off, 0, (1 << 32) - 1)
+    if where == "far out":
+        uniform >>= rng.integers(8, 32, uniform.shape, dtype=np.uint32)
+    elif where == "far in":
+        uniform = ~(uniform >> rng.integers(8, 32, uniform.shape, dtype=np.uint32))
+    stream = uniform.tobytes()
+    codes = perturb(features, profile, lambda count: stream).codes
+    assert np.array_equal(codes, one_threshold_at_a_time(features, profile, stream))
+
+
+def test_every_code_of_the_papers_transform_is_the_one_that_the_thresholds_give() -> None:
+    profile = make_profile(transform="paper", bits=mixed_bits(3), epsilon=2.0)
+    rng = np.random.default_rng(8)
+    features = FrequencyFeatures("paper", rng.normal(0, 60, SHAPES["paper"]).astype(np.float32))
+    stream = recorded_randomness(6)(int(profile.sent.sum()) * 112 * 112 * 4)
+    codes = perturb(features, profile, lambda count: stream).codes
+    assert np.array_equal(codes, one_threshold_at_a_time(features, profile, stream))

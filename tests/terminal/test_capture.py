@@ -46,8 +46,8 @@ def test_crop_and_frequencies_are_overwritten_before_the_call_returns(profile, d
     for name in ("align", "to_frequency"):
         original = getattr(module, name)
 
-        def spy(*arguments, original=original):
-            result = original(*arguments)
+        def spy(*arguments, original=original, **named):
+            result = original(*arguments, **named)
             seen.append(result)
             return result
 
@@ -61,7 +61,7 @@ def test_a_fault_in_the_transform_leaves_no_crop_behind(profile, detector, monke
     crops = []
     from terminal import capture as module
 
-    def failing(crop, transform):
+    def failing(crop, transform, **named):
         crops.append(crop)
         raise RuntimeError("transform")
 
