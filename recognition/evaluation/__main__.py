@@ -322,8 +322,14 @@ def attack_command(options: argparse.Namespace) -> dict[str, Any]:
     images, identities = _labelled(options)
     victims = runs.choose_victims(images, identities, options.count)
     judge = _judge(options, images, identities)
+    # What is done is in FILE.partial while the attack goes on, should it not come to its end.
+    unfinished = options.out and options.out.with_name(f"{options.out.name}.partial")
+    options.notebook = runs.Notebook(unfinished, options.within)
     with bar(options.attack) as shown:
         figures = ATTACKS[options.attack](options, images, identities, victims, judge, shown)
+    options.notebook.close()
+    if options.notebook.left_out:
+        figures |= {"within_minutes": options.within, "left_out": options.notebook.left_out}
     figures |= {"attack": options.attack, "faces": len(victims.crops), "seed": options.seed}
     figures |= {"setting": options.setting, "minutes": round((time.monotonic() - began) / 60, 1)}
     if judge is not None:
@@ -351,6 +357,7 @@ def _linear(
         steps=options.steps,
         seed=options.seed,
         closed_form=options.closed_form,
+        notebook=options.notebook,
         report=shown.report,
     )
     return _headline(rows) | {"steps": options.steps, "rows": rows}
@@ -376,6 +383,7 @@ def _learned(
         further=options.further,
         captures=options.captures,
         seed=options.seed + 1,
+        notebook=options.notebook,
         report=shown.report,
     )
     return _headline(rows) | {"rows": rows}
@@ -417,6 +425,7 @@ def _averaging(
         steps=options.steps,
         seed=options.seed,
         networks=networks,
+        notebook=options.notebook,
         report=shown.report,
     )
     return _headline(rows) | {"rows": rows, "people": len(several)}
@@ -442,6 +451,7 @@ def _linkage(
         model=load_model(model_folder(options.model)),
         minutes=options.minutes,
         seed=options.seed + 1,
+        notebook=options.notebook,
         report=shown.report,
     )
     most = next(row for row in reversed(rows) if row["protection"] == rows[-1]["protection"])
@@ -473,6 +483,7 @@ def _template(
         steps=options.steps,
         inverted=options.inverted,
         seed=options.seed,
+        notebook=options.notebook,
         report=shown.report,
     )
     by_knowledge = {row["knowledge"]: row for row in rows}
@@ -981,6 +992,12 @@ def _attack(sub: argparse.ArgumentParser, name: str) -> None:
         help="recogniser that has nothing to do with the model: face-api, or a TorchScript file",
     )
     sub.add_argument("--judge-images", type=Path, help="labelled npz pack that sets the judge's threshold")
+    sub.add_argument(
+        "--within",
+        type=float,
+        metavar="MINUTES",
+        help="begin no further row after so long; the result names the rows left out",
+    )
     if name in ("linear", "averaging", "template"):
         sub.add_argument("--steps", type=int)
     if name == "linear":
@@ -1011,7 +1028,7 @@ def _attack(sub: argparse.ArgumentParser, name: str) -> None:
         )
         sub.add_argument("--train-count", type=int)
     if name in ("learned", "averaging", "linkage"):
-        sub.add_argument("--passes", type=int, help="faces shown in training")
+        sub.add_argument("--passes", type=int, help="faces shown in training, for each row")
         sub.add_argument("--minutes", type=float, help="stop each training after this long")
 
 

@@ -310,7 +310,7 @@ def identify(
             )
             row |= at_shipped_threshold(joined, shipped)
         rows.append(row)
-    common = {
+    common: dict[str, Any] = {
         "fpir_target": fpir,
         "enrol": enrol,
         "captures": captures,

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from recognition.budget import load_profile
 from recognition.training.config import CONFIGS
 from recognition.training.data import Faces, hold_out, join, read_folder, read_pack, read_tar
-from recognition.training.train import Run, validate
+from recognition.training.train import CHECKPOINT_EVERY_S, Run, validate
 
 VALIDATION_IDENTITIES = 30
 VALIDATION_FACES = 800
@@ -55,6 +55,9 @@ def arguments() -> argparse.Namespace:
         "--tar", type=Path, action="append", default=[], help="tar shard of <identity>/<picture>; repeat"
     )
     parser.add_argument(
+        "--encoded", action="store_true", help="decode pictures when they are shown: for sets beyond memory"
+    )
+    parser.add_argument(
         "--out", type=Path, required=True, help="folder of this run; an interrupted run in it is resumed"
     )
     parser.add_argument(
@@ -63,6 +66,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--passes", type=int, help="override the config's number of faces shown")
     parser.add_argument("--profile", type=Path, help="train on this frozen privacy profile from the start")
     parser.add_argument("--initial", type=Path, help="start the network from another run's state.pt")
+    parser.add_argument(
+        "--balanced", action="store_true", help="draw identities, then faces, instead of faces"
+    )
+    parser.add_argument(
+        "--checkpoint-every", type=float, default=CHECKPOINT_EVERY_S, metavar="SECONDS", help="at most"
+    )
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     if options.teacher and len(options.teacher) != len(options.pack):
@@ -75,12 +84,12 @@ def arguments() -> argparse.Namespace:
 def read_faces(options: argparse.Namespace) -> Faces:
     teachers = options.teacher or [None] * len(options.pack)
     parts = [
-        read_pack(pack, teacher=teacher, leave_out=options.leave_out)
+        read_pack(pack, teacher=teacher, leave_out=options.leave_out, encoded=options.encoded)
         for pack, teacher in zip(options.pack, teachers, strict=True)
     ]
-    parts += [read_folder(folder) for folder in options.folder]
+    parts += [read_folder(folder, encoded=options.encoded) for folder in options.folder]
     if options.tar:
-        parts.append(read_tar(options.tar))
+        parts.append(read_tar(options.tar, encoded=options.encoded))
     return join(parts)
 
 
@@ -90,6 +99,8 @@ def main() -> int:
     config = CONFIGS[options.config]
     if options.passes:
         config = replace(config, passes=options.passes)
+    if options.balanced:
+        config = replace(config, balanced=True)
     with console.status("reading faces"):
         training, validation = hold_out(
             read_faces(options), identities=VALIDATION_IDENTITIES, seed=config.seed
@@ -120,7 +131,7 @@ def main() -> int:
                 description=f"{current.passes:,} faces {rate:.0f}/s {figures}",
             )
 
-        run.train(report)
+        run.train(report, checkpoint_every_s=options.checkpoint_every)
     last: dict[str, object] = {"config": config.name, "passes": run.passes, "seconds": round(run.seconds)}
     if run.rank == 0:
         if run.profile is not None:

@@ -9,8 +9,10 @@ folder holds `embeddings` (N, D) in the same order. Folder or tar: `<identity>/<
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,14 +27,63 @@ from recognition.types import CROP_SIZE
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 NO_IDENTITY = -1
+DECODERS = 4  # threads
+
+
+class Encoded:
+    """Pictures left as they are stored and decoded when a batch asks for them: 37 KB a face is 220 GB of MS1M.
+
+    Stands where an array uint8 (N, 112, 112, 3) would: `encoded[rows]` is one. Picture i is `size[i]` bytes from
+    `offset[i]` of `sources[which[i]]`, a file or bytes in memory.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Path | NDArray[np.uint8]],
+        which: NDArray[np.int64],
+        offset: NDArray[np.int64],
+        size: NDArray[np.int64],
+    ) -> None:
+        self.sources, self.which, self.offset, self.size = tuple(sources), which, offset, size
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def __getitem__(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> NDArray[np.uint8]:
+        chosen = np.arange(len(self))[rows]
+        if not len(chosen):
+            return np.zeros((0, CROP_SIZE, CROP_SIZE, 3), np.uint8)
+        with ThreadPoolExecutor(DECODERS) as pool:
+            return np.stack(list(pool.map(self._picture, chosen)))
+
+    def _picture(self, row: int) -> NDArray[np.uint8]:
+        source, start, size = self.sources[self.which[row]], int(self.offset[row]), int(self.size[row])
+        if not isinstance(source, Path):
+            return decode(source[start : start + size])
+        with source.open("rb") as file:
+            file.seek(start)
+            return decode(file.read(size))
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Encoded:
+        return Encoded(self.sources, self.which[rows], self.offset[rows], self.size[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Encoded]) -> Encoded:
+        firsts = np.cumsum([0, *(len(part.sources) for part in parts)])
+        return cls(
+            [source for part in parts for source in part.sources],
+            np.concatenate([part.which + first for part, first in zip(parts, firsts[:-1], strict=True)]),
+            np.concatenate([part.offset for part in parts]),
+            np.concatenate([part.size for part in parts]),
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """pixels uint8 (N, 112, 112, 3) RGB; labels int64 (N), NO_IDENTITY where unknown; teacher float32 (N,
-    D) unit, or None."""
+    """pixels uint8 (N, 112, 112, 3) RGB, or what gives such for any rows; labels int64 (N), NO_IDENTITY where unknown;
+    teacher float32 (N, D) unit, or None."""
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | Encoded
     labels: NDArray[np.int64]
     teacher: NDArray[np.float32] | None = None
 
@@ -46,9 +97,17 @@ class Faces:
         return len(self.pixels)
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Faces:
-        return Faces(
-            self.pixels[rows], self.labels[rows], None if self.teacher is None else self.teacher[rows]
-        )
+        pixels = self.pixels.take(rows) if isinstance(self.pixels, Encoded) else self.pixels[rows]
+        return Faces(pixels, self.labels[rows], None if self.teacher is None else self.teacher[rows])
+
+    @cached_property
+    def identities(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(rows by identity, where each begins and the end); faces without a label are an identity each."""
+        order = np.argsort(self.labels, kind="stable")
+        known = self.labels[order]
+        new = np.ones(len(order), bool)
+        new[1:] = (known[1:] != known[:-1]) | (known[1:] < 0)
+        return order, np.append(np.flatnonzero(new), len(order))
 
 
 def decode(encoded: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -59,12 +118,15 @@ def decode(encoded: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(picture[:, :, ::-1])
 
 
-def read_pack(path: Path, *, teacher: Path | None = None, leave_out: str | None = None) -> Faces:
-    """Read an npz pack; `leave_out` names its boolean mask of pictures not to use. Raises OSError,
-    KeyError or ValueError."""
+def read_pack(
+    path: Path, *, teacher: Path | None = None, leave_out: str | None = None, encoded: bool = False
+) -> Faces:
+    """Read an npz pack; `leave_out` names its boolean mask of pictures not to use; `encoded` decodes no picture before
+    it is asked for, here and in `read_folder` and `read_tar`. Raises OSError, KeyError or ValueError."""
     with np.load(path, allow_pickle=False) as pack:
         offsets, blob = pack["offsets"], pack["blob"]
-        pixels = np.stack([decode(blob[start:end]) for start, end in pairwise(offsets)])
+        stored = Encoded([blob], np.zeros(len(offsets) - 1, np.int64), offsets[:-1], np.diff(offsets))
+        pixels = stored if encoded else np.stack([decode(blob[a:b]) for a, b in pairwise(offsets)])
         labels = pack["labels"].astype(np.int64) if "labels" in pack else np.full(len(pixels), NO_IDENTITY)
         keep = ~pack[leave_out] if leave_out and leave_out in pack else np.ones(len(pixels), bool)
     embeddings = None
@@ -75,51 +137,59 @@ def read_pack(path: Path, *, teacher: Path | None = None, leave_out: str | None 
     return Faces(pixels, labels, embeddings).take(keep)
 
 
-def read_folder(path: Path) -> Faces:
+def read_folder(path: Path, *, encoded: bool = False) -> Faces:
     """`<identity>/<picture>`; identities in sorted order are the labels."""
     files = sorted(file for file in path.glob("*/*") if file.suffix.lower() in PICTURES)
-    return _labelled((file.parent.name, file.read_bytes()) for file in files)
+    places = [(file.parent.name, file, 0, file.stat().st_size) for file in files]
+    return _labelled(places, encoded)
 
 
-def read_tar(paths: Iterable[Path]) -> Faces:
-    """Tar shards whose members are `<identity>/<picture>`, read in the order given."""
-    return _labelled(pair for path in paths for pair in _members(path))
+def read_tar(paths: Iterable[Path], *, encoded: bool = False) -> Faces:
+    """Tar shards whose members are `<identity>/<picture>`, read in the order given; uncompressed."""
+    return _labelled([place for path in paths for place in _members(path)], encoded)
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    with tarfile.open(path) as archive:
-        for member in archive:
-            name = Path(member.name)
-            content = (
-                archive.extractfile(member) if member.isfile() and name.suffix.lower() in PICTURES else None
-            )
-            if content is not None:
-                yield name.parent.name, content.read()
+def _members(path: Path) -> Iterator[tuple[str, Path, int, int]]:
+    """Identity, file, offset and size of every picture."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                name = Path(member.name)
+                if member.isfile() and name.suffix.lower() in PICTURES:
+                    yield name.parent.name, path, member.offset_data, member.size
+    except tarfile.ReadError as error:
+        raise ValueError(f"{path} is not an uncompressed tar") from error
 
 
-def _labelled(pictures: Iterable[tuple[str, bytes]]) -> Faces:
-    names, pixels = [], []
-    for identity, encoded in pictures:
-        names.append(identity)
-        pixels.append(decode(encoded))
-    if not pixels:
+def _labelled(places: Sequence[tuple[str, Path, int, int]], encoded: bool) -> Faces:
+    if not places:
         raise ValueError("no pictures here; expected <identity>/<picture> with aligned 112x112 faces")
+    names, files, offsets, sizes = zip(*places, strict=True)
+    sources = list(dict.fromkeys(files))
+    number = {file: k for k, file in enumerate(sources)}
+    which = np.array([number[file] for file in files], np.int64)
+    stored = Encoded(sources, which, np.array(offsets, np.int64), np.array(sizes, np.int64))
     _, labels = np.unique(names, return_inverse=True)
-    return Faces(np.stack(pixels), labels.astype(np.int64))
+    return Faces(stored if encoded else stored[:], labels.astype(np.int64))
 
 
 def join(parts: Iterable[Faces]) -> Faces:
     """One set; identities of different parts stay different."""
-    pixels, labels, teachers, first = [], [], [], 0
+    parts = list(parts)
+    labels, teachers, first = [], [], 0
     for part in parts:
-        pixels.append(part.pixels)
         labels.append(np.where(part.labels >= 0, part.labels + first, NO_IDENTITY))
         first += int(part.labels.max(initial=NO_IDENTITY)) + 1
         teachers.append(part.teacher)
     known = [teacher for teacher in teachers if teacher is not None]
     if known and len(known) != len(teachers):
         raise ValueError("some parts have a teacher's embeddings and some have not")
-    return Faces(np.concatenate(pixels), np.concatenate(labels), np.concatenate(known) if known else None)
+    stored = [part.pixels for part in parts if isinstance(part.pixels, Encoded)]
+    decoded = [part.pixels for part in parts if not isinstance(part.pixels, Encoded)]
+    if stored and decoded:
+        raise ValueError("some parts are decoded and some are not")
+    pixels = Encoded.joined(stored) if stored else np.concatenate(decoded)
+    return Faces(pixels, np.concatenate(labels), np.concatenate(known) if known else None)
 
 
 def hold_out(faces: Faces, *, identities: int, seed: int, least_pictures: int = 8) -> tuple[Faces, Faces]:
@@ -135,17 +205,9 @@ def draw(faces: Faces, *, count: int, balanced: bool, random: np.random.Generato
     """Rows of one batch: uniform over faces, or over identities first (unlabelled faces count as one identity each)."""
     if not balanced:
         return random.integers(0, len(faces), count)
-    singles = np.flatnonzero(faces.labels < 0)
-    names = np.unique(faces.labels[faces.labels >= 0])
-    picks = random.integers(0, len(names) + len(singles), count)
-    return np.array(
-        [
-            random.choice(np.flatnonzero(faces.labels == names[pick]))
-            if pick < len(names)
-            else singles[pick - len(names)]
-            for pick in picks
-        ]
-    )
+    order, starts = faces.identities
+    picks = random.integers(0, len(starts) - 1, count)
+    return order[random.integers(starts[picks], starts[picks + 1])]
 
 
 def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:

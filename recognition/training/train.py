@@ -344,6 +344,8 @@ class Run:
             now = time.monotonic()
             self.seconds += now - last_step
             last_step = now
+            if self.minutes and self.world > 1:
+                self._agree_on_time()
             if self.rank == 0:
                 report(self, parts)
                 if now - last_checkpoint > checkpoint_every_s:
@@ -354,6 +356,12 @@ class Run:
             self._fit_profiles()  # so few steps that none fell into the exact part
         if self.rank == 0:
             self.save()
+
+    def _agree_on_time(self) -> None:
+        """The first process's clock: one that stopped a step before the others would leave them waiting for it."""
+        seconds = torch.tensor([self.seconds], dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(seconds, 0)
+        self.seconds = float(seconds)
 
     def save(self) -> None:
         """Written aside and renamed: a kill leaves the old checkpoint or the new one."""

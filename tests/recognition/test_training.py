@@ -19,7 +19,7 @@ from recognition.heads import ArcFace, CosFace
 from recognition.noise import code_thresholds
 from recognition.training import ship
 from recognition.training.config import CONFIGS
-from recognition.training.data import Faces, draw, hold_out, join, read_folder, read_pack, read_tar
+from recognition.training.data import Encoded, Faces, draw, hold_out, join, read_folder, read_pack, read_tar
 from recognition.training.perturbation import Perturbation, Transform, fit_profile, measure
 from recognition.training.train import Run
 from tests.tiny_model import synthetic_picture
@@ -251,6 +251,24 @@ def test_faces_come_alike_from_pack_folder_and_tar(tmp_path: Path) -> None:
     assert len(read_pack(tmp_path / "pack.npz", leave_out="overlap")) == 2
     assert join(sets[:2]).labels.tolist() == [0, 0, 1, 2, 2, 3]
 
+    later = [
+        read_pack(tmp_path / "pack.npz", encoded=True, leave_out="overlap"),
+        read_folder(tmp_path / "folder", encoded=True),
+        read_tar([tmp_path / "shard.tar"], encoded=True),
+    ]
+    assert all(isinstance(faces.pixels, Encoded) for faces in later), "nothing is decoded yet"
+    everything = join(later)
+    assert everything.labels.tolist() == [0, 1, 2, 2, 3, 4, 4, 5]
+    shown = everything.take(everything.labels >= 1).pixels[np.array([0, -1, 1])]
+    for picture, seed in zip(shown, (3, 3, 1), strict=True):
+        assert (picture == synthetic_picture(seed).pixels).all()
+    with pytest.raises(ValueError, match="some are not"):
+        join([sets[0], later[0]])
+    with tarfile.open(tmp_path / "small.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "folder", "folder")
+    with pytest.raises(ValueError, match="uncompressed tar"):
+        read_tar([tmp_path / "small.tar.gz"])
+
 
 def test_held_out_people_are_never_trained_on(faces: Faces) -> None:
     training, validation = hold_out(faces, identities=2, seed=1, least_pictures=4)
@@ -263,3 +281,12 @@ def test_balanced_drawing_shows_rare_people_as_often() -> None:
     faces = Faces(np.zeros((100, 112, 112, 3), np.uint8), labels)
     rows = draw(faces, count=4000, balanced=True, random=np.random.default_rng(0))
     assert 0.45 < (labels[rows] == 1).mean() < 0.55
+    assert len(np.unique(rows)) == 100, "every picture of a person has its turn"
+
+
+def test_faces_without_a_label_are_each_drawn_as_often_as_a_person() -> None:
+    labels = np.array([-1, -1, -1, *[4] * 10])
+    faces = Faces(np.zeros((13, 112, 112, 3), np.uint8), labels)
+    rows = draw(faces, count=4000, balanced=True, random=np.random.default_rng(0))
+    assert [(rows == k).mean() for k in range(3)] == pytest.approx([0.25] * 3, abs=0.04)
+    assert (labels[rows] == 4).mean() == pytest.approx(0.25, abs=0.04)

@@ -48,12 +48,23 @@ def centred(vectors: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[
 class Linker:
     """Reads one profile's codes into the space of the attacker's recogniser."""
 
-    def __init__(self, profile: PrivacyProfile, dimension: int, distillation: Distillation) -> None:
+    def __init__(
+        self,
+        profile: PrivacyProfile,
+        dimension: int,
+        distillation: Distillation,
+        *,
+        start: Linker | None = None,
+    ) -> None:
+        """start: goes on from another's network; `passes` counts the faces that both were shown."""
         self.profile, self.distillation = profile, distillation
+        self.passes: int = 0 if start is None else start.passes
         torch.manual_seed(distillation.seed)
         self.network: Backbone = build_backbone(
             distillation.backbone, transform=profile.transform, dimension=dimension
         )
+        if start is not None:
+            self.network.load_state_dict(start.network.state_dict())
         self.gain = torch.from_numpy(profile.gain)
         self.protection = Coded(profile)
 
@@ -94,6 +105,7 @@ class Linker:
             optimiser.step()
             passes += plan.batch
             progress(passes, loss)
+        self.passes += passes
         return passes
 
     def _loss(self, network: nn.Module, values: Tensor, wanted: Tensor) -> Tensor:

@@ -3,6 +3,8 @@ down."""
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +40,39 @@ Report = Callable[[str, float], None]  # what is being done, and the share of it
 
 def silent(what: str, share: float) -> None:
     """For callers without a progress bar."""
+
+
+class Notebook:
+    """Rows as they end, also in a file that outlives the process, and whether there is time for another one.
+
+    minutes: of the whole attack; a row that has begun is ended. At least one row beside the flat picture is made.
+    """
+
+    def __init__(self, file: Path | None = None, minutes: float | None = None) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.left_out: list[str] = []  # rows there was no time for
+        self._file = file
+        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        if file is not None:
+            file.write_text("", encoding="utf-8")
+
+    def append(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        if self._file is not None:
+            with self._file.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(row) + "\n")
+
+    def no_time_for(self, what: str) -> bool:
+        """True, and noted, when the time is used up."""
+        late = self._deadline is not None and time.monotonic() > self._deadline and len(self.rows) > 1
+        if late:
+            self.left_out.append(what)
+        return late
+
+    def close(self) -> None:
+        """The whole result is written elsewhere now."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -166,11 +201,15 @@ def run_linear(
     steps: int = 150,
     seed: int = 0,
     closed_form: bool = False,
+    notebook: Notebook | None = None,
     report: Report = silent,
 ) -> list[dict[str, Any]]:
     """One row for each protection, after the row of a flat picture."""
-    rows = [flat_row(victims, judge)]
+    rows = notebook or Notebook()
+    rows.append(flat_row(victims, judge))
     for k, protection in enumerate(protections):
+        if rows.no_time_for(protection.name):
+            continue
         report(protection.name, k / len(protections))
         recovered = linear.attack(
             protection, victims.crops, captures=captures, steps=steps, seed=seed, closed_form=closed_form
@@ -181,7 +220,7 @@ def run_linear(
             | recovery.figures_of(recovered, victims.crops, judge, victims.others)
         )
     report("done", 1.0)
-    return rows
+    return rows.rows
 
 
 def run_learned(
@@ -196,6 +235,7 @@ def run_learned(
     further: int | None = None,
     captures: Sequence[int] = (1,),
     seed: int = 1,
+    notebook: Notebook | None = None,
     report: Report = silent,
 ) -> list[dict[str, Any]]:
     """Train a U-Net for each protection (or resume it), then attack with each number of captures.
@@ -203,9 +243,12 @@ def run_learned(
     further: faces shown to every network after the first, which starts from the one before it (what goes in are
     pictures, whatever the transform); None: every network starts from nothing and sees all of training.passes.
     """
-    rows = [flat_row(victims, judge)]
+    rows = notebook or Notebook()
+    rows.append(flat_row(victims, judge))
     before: LearnedAttack | None = None
     for protection in protections:
+        if rows.no_time_for(protection.name):
+            continue
         start = before if further is not None else None
         plan = training if start is None or further is None else replace(training, passes=further)
         attack = trained(
@@ -220,7 +263,7 @@ def run_learned(
                 | ({} if start is None else {"started_from": start.protection.name})
                 | recovery.figures_of(recovered, victims.crops, judge, victims.others)
             )
-    return rows
+    return rows.rows
 
 
 def trained(
@@ -259,15 +302,19 @@ def run_averaging(
     steps: int = 150,
     seed: int = 0,
     networks: Mapping[str, LearnedAttack] | None = None,
+    notebook: Notebook | None = None,
     report: Report = silent,
 ) -> list[dict[str, Any]]:
     """k captures of one crop, by the linear attack and by networks given (by protection name); then one
     capture of each of k crops of a person. people: identity -> crops, the last of which is kept to judge
     the result by."""
-    rows = [flat_row(victims, judge)]
+    rows = notebook or Notebook()
+    rows.append(flat_row(victims, judge))
     networks = networks or {}
     for protection in protections:
         for k in captures:
+            if rows.no_time_for(f"{protection.name}, {k} captures of one crop"):
+                continue
             report(f"{protection.name}, {k} captures", captures.index(k) / len(captures))
             recovered = {
                 "linear": linear.attack(protection, victims.crops, captures=k, steps=steps, seed=seed)
@@ -282,7 +329,7 @@ def run_averaging(
                 )
         for k in captures:
             several = {person: crops for person, crops in people.items() if len(crops) > k}
-            if k > 1 and several:
+            if k > 1 and several and not rows.no_time_for(f"{protection.name}, {k} different crops"):
                 report(f"{protection.name}, {k} crops", captures.index(k) / len(captures))
                 rows.append(
                     describe(protection)
@@ -290,7 +337,7 @@ def run_averaging(
                     | _different_crops(protection, several, k, judge, steps=steps, seed=seed)
                 )
     report("done", 1.0)
-    return rows
+    return rows.rows
 
 
 def _different_crops(
@@ -325,31 +372,36 @@ def run_linkage(
     model: Model | None = None,
     minutes: float | None = None,
     seed: int = 0,
+    notebook: Notebook | None = None,
     report: Report = silent,
 ) -> list[dict[str, Any]]:
     """Linkage at each n. The judge is the attacker's recogniser; probes are captures of the victims' crops,
-    the gallery is their other pictures. First the ceiling, the attacker's recogniser on unprotected probes; then, with
-    no pair at all, the model under attack where it is given: it is public, and reads captures by trade."""
+    the gallery is their other pictures. The attacker of n pairs starts from that of fewer, whose pairs are among the n,
+    and trains on: every row has trained as long as those before it together. First the ceiling, the attacker's
+    recogniser on unprotected probes; then, with no pair at all, the model under attack where it is given: it is
+    public, and reads captures by trade."""
     if victims.others is None:
         raise DataError("linkage needs a second picture of everybody, for the gallery")
+    if max(pairs) > len(training_crops):
+        raise DataError(f"{max(pairs)} pairs were asked for, there are {len(training_crops)} training faces")
     targets = judge.embed(training_crops[: max(pairs)])
     mean = targets.mean(
         axis=0
     )  # a recogniser's vectors may share most of their direction: compare what they do not
     gallery = linkage.centred(judge.embed(victims.others), mean)
     ceiling = linkage.linkage_figures(linkage.centred(judge.embed(victims.crops), mean), gallery)
-    rows: list[dict[str, Any]] = [
-        {"protection": "none: the attacker's recogniser on pictures", "pairs": None} | ceiling
-    ]
+    rows = notebook or Notebook()
+    rows.append({"protection": "none: the attacker's recogniser on pictures", "pairs": None} | ceiling)
     targets = linkage.centred(targets, mean)
     for profile in profiles:
         if model is not None and profile.hash in {one.profile.hash for one in model.accepted}:
             embedder = ProtectedEmbedder(Recognizer(model), profile, randomness(seed))
             own = linkage.linkage_figures(_embed(embedder, victims.crops), _embed(embedder, victims.others))
             rows.append(describe(Coded(profile)) | {"attacker": "the public model", "pairs": 0} | own)
-        for n in pairs:
-            if n > len(training_crops):
-                raise DataError(f"{n} pairs were asked for, there are {len(training_crops)} training faces")
+        before: linkage.Linker | None = None
+        for n in sorted(pairs):
+            if rows.no_time_for(f"{profile.name}, {n} pairs"):
+                continue
 
             plan = replace(distillation, passes=min(distillation.passes, n * linkage.MOST_EPOCHS))
 
@@ -358,15 +410,16 @@ def run_linkage(
             ) -> None:
                 report(f"{name}, {n} pairs: loss {loss:.3f}", passes / total)
 
-            linker = linkage.Linker(profile, targets.shape[1], plan)
-            passes = linker.distil(training_crops[:n], targets[:n], minutes=minutes, progress=told)
+            linker = linkage.Linker(profile, targets.shape[1], plan, start=before)
+            linker.distil(training_crops[:n], targets[:n], minutes=minutes, progress=told)
+            before = linker
             figures = linkage.linkage_figures(linker.read(victims.crops, seed=seed), gallery)
             rows.append(
                 describe(Coded(profile))
-                | {"attacker": "distilled", "pairs": n, "training_passes": passes}
+                | {"attacker": "distilled", "pairs": n, "training_passes": linker.passes}
                 | figures
             )
-    return rows
+    return rows.rows
 
 
 def run_template(
@@ -381,6 +434,7 @@ def run_template(
     known_pairs: Sequence[int] = (64, 256, 1024),
     inverted: int = 40,
     seed: int = 0,
+    notebook: Notebook | None = None,
     report: Report = silent,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Unlinkability across keys, and inversion of the first `inverted` templates under three kinds of knowledge.
@@ -405,8 +459,10 @@ def run_template(
             known[f"key secret, {n} embeddings known"] = np.asarray(stored @ solved, np.float32)
     threshold = recognizer.threshold_for(gallery_size=1, target_fpir=1e-3, profile_hash=profile.hash)
     mean_face = public_crops.mean(axis=0).round().astype(np.uint8)
-    rows = []
+    rows = notebook or Notebook()
     for name, vectors in known.items():
+        if rows.no_time_for(name):
+            continue
         steps_done = [0]
 
         def told(done: int, name: str = name, so_far: list[int] = steps_done) -> None:
@@ -434,7 +490,7 @@ def run_template(
                 None if victims.others is None else victims.others[:inverted],
             )
         )
-    return figures | {"system_threshold": threshold}, rows
+    return figures | {"system_threshold": threshold}, rows.rows
 
 
 def _embed(embedder: Embedder, crops: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -536,3 +536,33 @@ def test_the_portraits_points_lie_on_the_face() -> None:
     assert PORTRAIT_POINTS.shape == (5, 2)
     left, right, nose, *_ = PORTRAIT_POINTS
     assert left[0] < nose[0] < right[0]
+
+
+# --- time -------------------------------------------------------------------------------------------------
+
+
+def test_an_attack_out_of_time_keeps_what_it_has_and_names_what_it_left_out(tmp_path: Path) -> None:
+    victims = runs.Victims(CROP, None, ("eileen",))
+    notebook = runs.Notebook(tmp_path / "rows.partial", minutes=0)
+    rows = runs.run_linear(
+        [Nothing("critical"), Coded(tiny_profile())], victims, None, steps=2, notebook=notebook
+    )
+    assert [row["protection"] for row in rows] == ["mean colour alone", "none (critical)"]
+    assert notebook.left_out == ["tiny"]
+    kept = [json.loads(line) for line in (tmp_path / "rows.partial").read_text().splitlines()]
+    assert kept == rows, "each row was in the file as soon as it was made"
+    notebook.close()
+    assert not (tmp_path / "rows.partial").exists()
+
+
+def test_an_attacker_of_more_pairs_goes_on_from_the_network_of_fewer() -> None:
+    crops = np.stack([crop.pixels for crop in people(4, 1).values()])
+    targets = unit(np.random.default_rng(0), 4, 8)
+    plan = linkage.Distillation(passes=4, batch=4)
+    few = linkage.Linker(tiny_profile(), 8, plan)
+    few.distil(crops, targets)
+    more = linkage.Linker(tiny_profile(), 8, plan, start=few)
+    for mine, theirs in zip(more.network.parameters(), few.network.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    more.distil(crops, targets)
+    assert (few.passes, more.passes) == (4, 8)
