@@ -184,7 +184,7 @@ def histogram(
     if mark is not None:
         low, high = (min(100.0, max(0.0, (value - edges[0]) / span * 100)) for value in mark)
         shown = (_two(low), _two(max(high - low, 0.0)))
-    side = "end" if shown is not None and shown[0] > 50 else "start"
+    side = "start" if shown is None or shown[0] < 30 else "middle" if shown[0] <= 70 else "end"
     return Chart(
         "columns", name, title, description, chart.columns,
         [row for row in chart.rows if any(cell != "0" for cell in row[1:])],

@@ -355,7 +355,7 @@ class DoorHourForm(forms.Form):
         super().__init__(*arguments, **named)
         known = [first + timedelta(days=number) for number in range(days)]
         _choice(self, "day").choices = [
-            (day.isoformat(), f"{'today, ' if day == first else ''}{day:%A} {day.day} {day:%B}")
+            (day.isoformat(), f"{'today' if day == first else f'{day:%A}'}, {day.day} {day:%B}")
             for day in known
         ]
 

@@ -19,12 +19,13 @@ from django.db.models import CharField, Count, F, FloatField, Func, IntegerField
 from django.db.models.functions import Cast, Floor
 from numpy.typing import NDArray
 
-from accesscontrol.models import AccessAttempt, Door, Site
+from accesscontrol.models import AccessAttempt, Door, Site, Terminal
 from accesscontrol.policy import Reason
 from enrollment.models import ProtectedTemplate
 
 PERIODS = (1, 7, 30, 90)  # days, today included
 CLOSED_AFTER = timedelta(hours=1)  # every attempt of a day is decided by then
+LATELY_DAYS = 7  # what a terminal's scores of late are held against the rest of the period by
 KEPT_DAYS = 120
 CACHE_S = 7 * 24 * 3600
 QUALITY_CACHE_S = 6 * 3600
@@ -41,9 +42,9 @@ TECHNICAL = frozenset(
         Reason.WRONG_SITE,
     }
 )
-REASONS = tuple(reason.value for reason in Reason)
 #: A door that knows the face and asks for more: what comes of it is an attempt of its own, and counted there.
 HALF_WAY = (Reason.PIN_REQUIRED.value, Reason.CARD_REQUIRED.value)
+REASONS = tuple(reason.value for reason in Reason)
 _PLACE = {reason: place for place, reason in enumerate(REASONS)}
 SCORE_BINS = 100  # of 0.02 each, from -1 to 1
 QUALITY_BINS = 50  # of 0.02 each, from 0 to 1
@@ -58,6 +59,8 @@ class DayCounts:
     reasons: NDArray[np.int64]  # (doors, len(REASONS))
     scores: NDArray[np.int64]  # (doors, 2, SCORE_BINS): let in, refused
     thresholds: tuple[float, float] | None = None  # lowest, highest
+    #: Scores of people let in, by (door, terminal): (SCORE_BINS).
+    lenses: dict[tuple[str, str], NDArray[np.int64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,25 @@ class Quantiles:
     low: float
     middle: float
     high: float
+
+
+@dataclass(frozen=True)
+class LensScores:
+    """What one terminal's captures scored, for people let in: lately, and in the days of the period before that.
+
+    No picture and no quality figure comes with an attempt. A lens that gets dirty or a lamp that fails shows here:
+    the same people match less well than they did.
+    """
+
+    terminal: Terminal
+    count: int
+    middle: float
+    count_before: int = 0
+    middle_before: float | None = None
+
+    @property
+    def sank_by(self) -> float:
+        return 0.0 if self.middle_before is None else self.middle_before - self.middle
 
 
 @dataclass(frozen=True)
@@ -107,6 +129,7 @@ class Report:
     doors: list[DoorRate]
     match_scores: list[Quantiles]
     quality: list[Quantiles] = field(default_factory=list)
+    lenses: list[LensScores] = field(default_factory=list)
 
     @property
     def refused(self) -> int:
@@ -126,6 +149,7 @@ def report(*, days: int, at: datetime, door: Door | None = None, zone: ZoneInfo 
     per_day: dict[date, NDArray[np.int64]] = {}
     scores_of_day: dict[date, NDArray[np.int64]] = {}
     thresholds: list[tuple[float, float]] = []
+    lenses: dict[str, NDArray[np.int64]] = {}  # terminal -> (2, SCORE_BINS): lately, before
     last = max((local_day(at, site) for site in sites.values()), default=at.date())
     for site in sites.values():
         today = local_day(at, site)
@@ -142,6 +166,10 @@ def report(*, days: int, at: datetime, door: Door | None = None, zone: ZoneInfo 
             scores += of_day
             per_day[day] = per_day.get(day, np.zeros(2, np.int64)) + counts.hours[here].sum(axis=(0, 1))
             scores_of_day[day] = scores_of_day.get(day, np.zeros(SCORE_BINS, np.int64)) + of_day[0]
+            before = int((today - day).days >= LATELY_DAYS)
+            for (name, terminal), scored in counts.lenses.items():
+                if name in row_of:
+                    lenses.setdefault(terminal, np.zeros((2, SCORE_BINS), np.int64))[before] += scored
             if counts.thresholds is not None:
                 thresholds.append(counts.thresholds)
     first = last - timedelta(days=days - 1)
@@ -166,6 +194,7 @@ def report(*, days: int, at: datetime, door: Door | None = None, zone: ZoneInfo 
         quality=_quantiles(
             count_quality(days=calendar, at=at, zone=zone or ZoneInfo("UTC")), calendar, low=0.0, width=0.02
         ),
+        lenses=_lenses(lenses),
     )
 
 
@@ -193,6 +222,23 @@ def _rate(door: Door, counts: NDArray[np.int64]) -> DoorRate:
     return DoorRate(door, asked, let_in, by_rule, not_recognised, technical)
 
 
+def _lenses(scored: Mapping[str, NDArray[np.int64]]) -> list[LensScores]:
+    """Those whose scores sank most first. A terminal at which nobody was let in lately is left out."""
+    found = []
+    for terminal in Terminal.objects.filter(pk__in=list(scored)).select_related("door__site"):
+        lately, before = scored[str(terminal.pk)]
+        if not lately.sum():
+            continue
+        earlier = (int(before.sum()), _middle(before)) if before.sum() else (0, None)
+        found.append(LensScores(terminal, int(lately.sum()), _middle(lately), *earlier))
+    return sorted(found, key=lambda each: (-round(each.sank_by, 6), each.terminal.name))
+
+
+def _middle(histogram: NDArray[np.int64]) -> float:
+    cumulative = np.cumsum(histogram)
+    return -1.0 + (int(np.searchsorted(cumulative, 0.5 * cumulative[-1], side="left")) + 0.5) * 0.02
+
+
 def _quantiles(
     histograms: Mapping[date, NDArray[np.int64]], calendar: Sequence[date], *, low: float, width: float
 ) -> list[Quantiles]:
@@ -214,7 +260,7 @@ def _quantiles(
 
 def count_days(*, site: Site, days: Sequence[date], at: datetime) -> dict[date, DayCounts]:
     """Counts of each of these days on the site's clock; days without an attempt too."""
-    key = f"lintel.reports.{site.pk}.{site.timezone}"
+    key = f"lintel.reports.by-lens.{site.pk}.{site.timezone}.{len(REASONS)}"
     kept: dict[date, DayCounts] = cache.get(key) or {}
     open_since = local_day(at - CLOSED_AFTER, site)  # this day, and any after it, may still change
     missing = [day for day in days if day not in kept or day >= open_since]
@@ -248,15 +294,15 @@ def _count(site: Site, first: date, last: date) -> dict[date, DayCounts]:
         received_at__lt=datetime.combine(last + timedelta(days=1), time.min, zone),
         door__in=doors,
         state=AccessAttempt.State.SETTLED,
-    )
+    ).exclude(reason__in=HALF_WAY)
     groups = (
         attempts.order_by()
         .annotate(quarter=QuarterHour(F("received_at")), bin=_score_bin())
-        .values_list("quarter", "door_id", "reason", "bin")
+        .values_list("quarter", "door_id", "terminal_id", "reason", "bin")
         .annotate(Count("pk"), Min("threshold"), Max("threshold"))
     )
     when: dict[str, tuple[date, int]] = {}
-    for quarter, door, reason, score, number, lowest, highest in groups:
+    for quarter, door, terminal, reason, score, number, lowest, highest in groups:
         if quarter not in when:
             local = _moment(quarter).astimezone(zone)
             when[quarter] = (local.date(), local.hour)
@@ -266,7 +312,11 @@ def _count(site: Site, first: date, last: date) -> dict[date, DayCounts]:
         counts.hours[row, hour, outcome] += number
         counts.reasons[row, _PLACE[reason]] += number
         if score is not None:
-            counts.scores[row, outcome, min(SCORE_BINS - 1, max(0, int(score)))] += number
+            place = min(SCORE_BINS - 1, max(0, int(score)))
+            counts.scores[row, outcome, place] += number
+            if outcome == 0 and terminal is not None:
+                lens = (str(door), str(terminal))
+                counts.lenses.setdefault(lens, np.zeros(SCORE_BINS, np.int64))[place] += number
         if lowest is not None:
             low, high = counts.thresholds or (lowest, highest)
             counts.thresholds = (min(low, lowest), max(high, highest))
@@ -304,7 +354,7 @@ def _count_quality(first: date, end: date, zone: ZoneInfo) -> dict[date, NDArray
         .annotate(quarter=QuarterHour(F("created_at")), bin=Cast(F("quality") * QUALITY_BINS, IntegerField()))
         .values_list("quarter", "bin")
         .annotate(Count("pk"))
-    ).exclude(reason__in=HALF_WAY)
+    )
     found: dict[date, NDArray[np.int64]] = {}
     for quarter, place, number in groups:
         day = _moment(quarter).astimezone(zone).date()

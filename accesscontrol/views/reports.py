@@ -16,7 +16,15 @@ from django.views.decorators.http import require_safe
 from accesscontrol import charts
 from accesscontrol.forms import ReportForm
 from accesscontrol.models import AccessAttempt
-from accesscontrol.reports import SCORE_BINS, DoorRate, Quantiles, Report, report
+from accesscontrol.reports import (
+    LATELY_DAYS,
+    SCORE_BINS,
+    DoorRate,
+    LensScores,
+    Quantiles,
+    Report,
+    report,
+)
 from accesscontrol.templatetags.lintel import percent, reason_words
 
 LET_IN_REFUSED = ("let in", "refused")
@@ -40,6 +48,7 @@ def reports(request: HttpRequest) -> HttpResponse:
         _reasons(found),
         _scores(found),
         _match_scores(found),
+        _lenses(found, days),
         _quality(found),
         _doors(found),
     ]
@@ -166,10 +175,58 @@ def _match_scores(found: Report) -> charts.Chart:
         found.match_scores,
         name="match-scores",
         title="Match scores over time",
-        description="Scores of people let in. A line that sinks says that templates age or cameras need care.",
+        description="Scores of people let in. A line that sinks says that templates age or cameras need care; the "
+        "next chart says which camera.",
         span=(0.0, 1.0),
         empty="Nobody was let in in this time.",
     )
+
+
+def _lenses(found: Report, days: int) -> charts.Chart:
+    compared = days > LATELY_DAYS
+    drawn = found.lenses[:DOORS_DRAWN]
+    several = len({each.terminal.site_id for each in found.lenses}) > 1
+
+    def place(each: LensScores) -> str:
+        door = each.terminal.door
+        return "" if door is None else f"{door.name}, {door.site.name}" if several else door.name
+
+    def was(each: LensScores) -> str:
+        return "" if each.middle_before is None else f"{each.middle_before:.2f}"
+
+    chart = charts.bars(
+        name="lenses",
+        title="Match scores by terminal",
+        description=(
+            f"The middle score of people let in, the last {LATELY_DAYS} days against the days before; what sank most "
+            "comes first. "
+            if compared
+            else "The middle score of people let in. A longer period shows which terminal's sank. "
+        )
+        + "An attempt sends no picture and no quality figure, so this is what shows a dirty lens or poor light.",
+        headings=("Terminal", "Door", "Let in lately", "Middle score", "Before", "Sank by"),
+        series=("score",),
+        labels=[each.terminal.name for each in drawn],
+        values=[(max(0.0, each.middle),) for each in drawn],
+        words=[f"{each.middle:.2f}" + (f", was {was(each)}" if was(each) else "") for each in drawn],
+        more=[("", ", too few to say" if each.count < FEW else "") for each in drawn],
+        rows=[
+            (
+                each.terminal.name, place(each), f"{each.count:,}", f"{each.middle:.2f}", was(each) or "none",
+                f"{each.sank_by:.2f}" if was(each) else "",
+            )
+            for each in found.lenses
+        ],
+        empty="Nobody was let in in this time.",
+    )  # fmt: skip
+    worst = found.lenses[0] if found.lenses else None
+    if worst is None:
+        return chart
+    if worst.sank_by > 0:
+        return _with(
+            chart, f"{worst.terminal.name} sank most, from {was(worst)} to {worst.middle:.2f} in the middle."
+        )
+    return _with(chart, "No terminal's scores sank." if compared else f"{len(found.lenses)} terminals.")
 
 
 def _quality(found: Report) -> charts.Chart:

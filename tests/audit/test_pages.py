@@ -104,7 +104,7 @@ def test_looking_changes_nothing(log: None, sign_in: Callable[..., Client]) -> N
 
 def test_entries_read_in_plain_words_newest_first(log: None, sign_in: Callable[..., Client]) -> None:
     text = text_of(sign_in("auditor").get("/audit/"))
-    assert text.index("Door changed: Lobby") < text.index("Kept out at a door: outside schedule")
+    assert text.index("Door changed: Lobby") < text.index("Kept out at a door: outside the hours")
     assert text.index("Kept out") < text.index("ada registered Bob Rose")
     assert "<script>" not in text.replace('<script type="module"', "")
 
