@@ -692,20 +692,30 @@ def test_the_command_writes_the_links_to_a_file_of_its_owner_alone(tmp_path, cap
     assert not (tmp_path / "more.csv").exists()
 
 
-def test_every_sentence_for_guests_has_its_german(now) -> None:
+@pytest.mark.parametrize("language", [text.language for text in CONSENT_TEXTS if text.language != "en"])
+def test_every_sentence_for_guests_is_there_in_every_language_that_has_a_consent_text(language, now) -> None:
     """The pages' own words, read from the templates and the views; the compiled catalogue answers each."""
     root = Path(services.__file__).resolve().parents[1]
-    sources = [*sorted((root / "templates" / "invitations").glob("*guest*.html"))]
+    pages = "".join(path.read_text() for path in (root / "templates" / "invitations").glob("*guest*.html"))
     said = {
         text
-        for path in sources
-        for text in re.findall(r"""\{% translate (?:"([^"]+)"|'([^']+)')""", path.read_text())
-        for text in text
+        for pair in re.findall(r"""\{% translate (?:"([^"]+)"|'([^']+)')""", pages)
+        for text in pair
         if text
     }
     views = (root / "enrollment" / "invitation_views.py").read_text()
     said |= set(re.findall(r'_\(\s*"([^"]+)"\s*\)', views))
     assert len(said) > 40
-    with translation.override("de"):
-        same = {text for text in said if translation.gettext(text) == text}
-    assert same == set()
+    counted = set()
+    for block in re.findall(r"\{% blocktranslate[^%]*%\}(.*?)\{% endblocktranslate %\}", pages, re.DOTALL):
+        one, _, many = re.sub(r"\{\{ (\w+) \}\}", r"%(\1)s", block).partition("{% plural %}")
+        counted.add((one, many))
+    assert len(counted) > 3
+    with translation.override(language):
+        missing = {text for text in said if translation.gettext(text) == text}
+        for one, many in counted:
+            if many:
+                missing |= {text for text in (one, many) if translation.ngettext(one, many, 2) == many}
+            elif translation.gettext(one) == one:
+                missing.add(one)
+    assert missing == set()
