@@ -101,8 +101,10 @@ def record(
     rows: Sequence[tuple[str, str]],
     figures: Mapping[str, Any],
     before: Mapping[str, Any],
+    again: str = "",
 ) -> None:
-    """Print the result and keep it as results/<date>_<name>.json and .md. `before`: `machine()` at the start."""
+    """Print the result and keep it as results/<date>_<name>.json and .md. `before`: `machine()` at the start;
+    `again`: the module and options that repeat it, where these are not the name alone."""
     date = datetime.now(UTC).date().isoformat()
     verdict = {True: "holds", False: "does not hold", None: "no limit is set"}[holds]
     RESULTS.mkdir(exist_ok=True)
@@ -127,7 +129,7 @@ def record(
             f" Load average at the start: {before['load_average_at_start']}."
             f" Scheduling: {before['scheduling']}.",
             "",
-            f"Again: `python -m benchmarks.{name}`",
+            f"Again: `python -m benchmarks.{again or name}`",
             "",
         ]
     )

@@ -1,19 +1,26 @@
 """Claim: every page answers within 100 ms of server time (median) with 10,000 people and 100,000 attempts.
 
-Server time is the processor time of the whole request: middleware, session, role gate, template, and on SQLite the
-database too, which works inside the process. It does not count waiting for a core that somebody else has; the time
-on the clock stands beside it, and on Postgres, whose work is in another process, decides. Asked one request at a
-time. Each page is asked once before it is timed, as a page that somebody uses has been. The longest periods of the
-reports, searches that match nothing and crowded hours are among the pages.
+Server time is the processor time of the whole request: middleware, session, role gate, template, and the database,
+which on SQLite works inside the process and on Postgres in one process of its own, whose time the kernel counts. It
+does not count waiting for a core that somebody else has; the time on the clock stands beside it, and decides for a
+Postgres on another machine. Asked one request at a time. Each page is asked once before it is timed, as a page that
+somebody uses has been. The longest periods of the reports, searches that match nothing and crowded hours are among
+the pages.
+
+`--postgres` starts a Postgres for the run, as the tests do, fills it with the same rows as a SQLite beside it, and
+times both in one run.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +29,31 @@ from benchmarks.common import machine, median, p95, record
 LIMIT_MS = 100
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What one engine needed: `times` holds (on the clock, of the processor) in milliseconds, of every round."""
+
+    rows: dict[str, int]
+    times: dict[str, list[tuple[float, float]]]
+    all_counted: bool  # whether the processor's time has that of the database in it
+
+    def on_the_clock(self) -> dict[str, list[float]]:
+        return {page: [clock for clock, _ in each] for page, each in self.times.items()}
+
+    def server_time(self) -> dict[str, list[float]]:
+        if not self.all_counted:
+            return self.on_the_clock()
+        return {page: [processor for _, processor in each] for page, each in self.times.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--people", type=int, default=10_000)
     parser.add_argument("--attempts", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--postgres", action="store_true", help="on a Postgres started for the run, with SQLite beside it"
+    )
     parser.add_argument(
         "--database-url", default="", help="a Postgres to fill; empty: SQLite in a new folder"
     )
@@ -35,18 +62,51 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="print only, keep no result")
     options = parser.parse_args()
     before = machine()
+    beside = None
     with tempfile.TemporaryDirectory(prefix="lintel-pages-") as folder:
-        built = _install(Path(options.keep or folder), options)
-        times = _time(options.rounds, only=options.only)
-    on_clock = {page: [clock for clock, _ in each] for page, each in times.items()}
-    server = {
-        page: [clock if options.database_url else processor for clock, processor in each]
-        for page, each in times.items()
-    }
+        if options.postgres:
+            from tests.services import Postgres  # the checkout's own, as the tests start it
+
+            database = Postgres()
+            try:
+                measured = _measure_apart(Path(folder) / "postgres", options, url=database.url)
+            finally:
+                database.remove()
+            beside = _measure_apart(Path(folder) / "sqlite", options, url="")
+        else:
+            measured = _measure_apart(Path(options.keep or folder), options, url=options.database_url)
+    on_postgres = bool(options.postgres or options.database_url)
+    _say(measured, beside, on_postgres=on_postgres, options=options, before=before)
+
+
+def _say(
+    measured: Measured,
+    beside: Measured | None,
+    *,
+    on_postgres: bool,
+    options: argparse.Namespace,
+    before: dict[str, Any],
+) -> None:
+    on_clock = measured.on_the_clock()
+    server = measured.server_time()
     worst = max(median(each) for each in server.values())
     slow = {page: median(each) for page, each in server.items() if median(each) > LIMIT_MS}
+    other = {} if beside is None else beside.server_time()
+    ratios = {
+        page: round(median(server[page]) / median(each), 2)
+        for page, each in sorted(other.items())
+        if page in server
+    }
     rows = [
-        (page, f"{median(each)} / {p95(each)} ms ({median(on_clock[page])} ms)")
+        (
+            page,
+            f"{median(each)} / {p95(each)} ms ("
+            + (
+                f"{median(other[page])} ms, {ratios[page]})"
+                if page in ratios
+                else f"{median(on_clock[page])} ms)"
+            ),
+        )
         for page, each in sorted(server.items())
     ]
     if options.dry_run:
@@ -54,37 +114,77 @@ def main() -> None:
             print(f"{figure:>22}  {page}")
         print(f"worst median {worst} ms; over the limit: {slow or 'none'}")
         return
-    engine = "postgres" if options.database_url else "sqlite"
+    engine = "postgres" if on_postgres else "sqlite"
+    heading = (
+        "server time, median / p95 (on the clock, median)"
+        if not ratios
+        else "server time, median / p95 (median on SQLite in this run, times as long as there)"
+    )
+    figures: dict[str, Any] = {
+        "rows": measured.rows,
+        "median_ms": {page: median(each) for page, each in server.items()},
+        "p95_ms": {page: p95(each) for page, each in server.items()},
+        "on_the_clock_median_ms": {page: median(each) for page, each in on_clock.items()},
+        "worst_median_ms": worst,
+    }
+    summary = [("slowest page, median", f"{worst} ms")]
+    if ratios:
+        figures["sqlite_median_ms"] = {page: median(each) for page, each in other.items()}
+        figures["times_as_long_as_sqlite"] = ratios
+        figures["median_of_ratios"] = median(list(ratios.values()))
+        summary.append(("times as long as on SQLite, median of pages", f"{median(list(ratios.values()))}"))
     record(
         "pages" if engine == "sqlite" else "pages_postgres",
         title=f"Server time of every page ({engine})",
         claim=f"with {options.people:,} people and {options.attempts:,} attempts every page takes at most "
         f"{LIMIT_MS} ms of server time (median of {options.rounds}).",
         holds=not slow,
-        rows=[
-            ("page", "server time, median / p95 (on the clock, median)"),
-            *rows,
-            ("slowest page, median", f"{worst} ms"),
-        ],
-        figures={
-            "rows": built,
-            "median_ms": {page: median(each) for page, each in server.items()},
-            "p95_ms": {page: p95(each) for page, each in server.items()},
-            "on_the_clock_median_ms": {page: median(each) for page, each in on_clock.items()},
-            "worst_median_ms": worst,
-        },
+        rows=[("page", heading), *rows, *summary],
+        figures=figures,
         before=before,
+        again="pages" + (" --postgres" if options.postgres else ""),
     )
 
 
-def _install(folder: Path, options: argparse.Namespace) -> dict[str, int]:
+def _measure_apart(folder: Path, options: argparse.Namespace, *, url: str) -> Measured:
+    """In a process of its own: Django is set up once in a process, for one database."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measure, (folder, options, url))
+
+
+def _measure(folder: Path, options: argparse.Namespace, url: str) -> Measured:
+    built = _install(folder, options, url=url)
+    counter = _database_time()
+    times = _time(options.rounds, only=options.only, database_ms=counter or (lambda: 0.0))
+    return Measured(built, times, all_counted=counter is not None)
+
+
+def _database_time() -> Callable[[], float] | None:
+    """Milliseconds that the database has worked outside this process so far; None where nobody counts them."""
+    from django.db import connection
+
+    if connection.vendor != "postgresql":
+        return lambda: 0.0
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SET max_parallel_workers_per_gather = 0"
+        )  # all of its work in the one process that is read
+        cursor.execute("SELECT pg_backend_pid()")
+        counted = Path(f"/proc/{cursor.fetchone()[0]}/schedstat")
+    local = connection.settings_dict["HOST"] in {"127.0.0.1", "localhost", ""}
+    if not (local and counted.exists()):
+        return None
+    return lambda: int(counted.read_text().split()[0]) / 1e6
+
+
+def _install(folder: Path, options: argparse.Namespace, *, url: str) -> dict[str, int]:
     """A new installation with the rows of `benchmarks.page_rows`, in this process."""
     folder.mkdir(exist_ok=True, parents=True)
     os.environ["LINTEL_DATA_DIR"] = str(folder)
     os.environ["DJANGO_SETTINGS_MODULE"] = "accesscontrol.settings"
     os.environ["LINTEL_MODE"] = "embedded"
-    if options.database_url:
-        os.environ["LINTEL_DATABASE_URL"] = options.database_url
+    if url:
+        os.environ["LINTEL_DATABASE_URL"] = url
     secrets = folder / "secrets.env"
     if not secrets.exists():
         from accesscontrol.environment import generate_secrets
@@ -110,7 +210,9 @@ def _install(folder: Path, options: argparse.Namespace) -> dict[str, int]:
     return built
 
 
-def _time(rounds: int, *, only: str) -> dict[str, list[tuple[float, float]]]:
+def _time(
+    rounds: int, *, only: str, database_ms: Callable[[], float]
+) -> dict[str, list[tuple[float, float]]]:
     """(on the clock, of the processor) in milliseconds, of every round."""
     from django.contrib.auth import get_user_model
     from django.test import Client
@@ -125,10 +227,11 @@ def _time(rounds: int, *, only: str) -> dict[str, list[tuple[float, float]]]:
             continue
         times[name] = []
         for number in range(rounds + 1):
-            started, worked = time.perf_counter(), time.process_time()
+            elsewhere, started, worked = database_ms(), time.perf_counter(), time.process_time()
             answer = client.get(address)
             body = b"".join(answer.streaming_content) if answer.streaming else answer.content
-            took = ((time.perf_counter() - started) * 1000, (time.process_time() - worked) * 1000)
+            clock, processor = time.perf_counter() - started, time.process_time() - worked
+            took = (clock * 1000, processor * 1000 + database_ms() - elsewhere)
             assert answer.status_code == 200 and body, f"{address}: {answer.status_code}"
             if number:
                 times[name].append(took)
@@ -199,6 +302,9 @@ def _pages() -> Iterator[tuple[str, str]]:
         if _answers_a_get(address):
             yield name, address
     zone = "2026-01-05T12:00"
+    noon = datetime.now(UTC).date() + timedelta(days=1)
+    while noon.weekday() > 4:  # a day on which everybody may enter
+        noon += timedelta(days=1)
     for name, address in {
         "dashboard, live part": "/?part=live",
         "dashboard, filtered by a name": "/?q=tanaka",
@@ -212,6 +318,7 @@ def _pages() -> Iterator[tuple[str, str]]:
         "people, a search without a hit": "/people/?q=nobodyatall",
         "people, not enrolled": "/people/?status=not_enrolled",
         "group, a search for members": f"/groups/{some['group_id']}/?add=tanaka",
+        "door, at an hour at which everybody may enter": f"/doors/{door.pk}/?day={noon}&hour=12:00",
         "who may enter, everybody": f"/rules/who-may-enter/?door={door.pk}&at={zone}",
         "audit, one person": f"/audit/?subject=person:{person.pk}",
         "audit, attempts only": "/audit/?kind=attempt.settled",
