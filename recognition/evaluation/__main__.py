@@ -91,7 +91,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "linkage": {"count": 200, "pairs": PAIR_COUNTS, "passes": 10_000, "train_count": 10_000},
         "template": {"count": 250, "steps": 100, "inverted": 20, "train_count": 1500},
-        "sweep": {"passes": 16_000, "every": 10, "count": 24, "steps": 100},
+        "sweep": {"passes": 12_000, "every": 15, "count": 16, "steps": 80},
     },
     "full": {
         "linear": {"baselines": True, "float": True, "uniform": EPSILONS, "transforms": BOTH},
@@ -952,7 +952,9 @@ def _model(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--model", default="default", help="a model's name, or the path of its folder")
     sub.add_argument("--profile", help="name of a privacy profile the model accepts; default: its first")
     sub.add_argument(
-        "--unprotected", action="store_true", help="the twin that sees the picture, <model>-unprotected"
+        "--unprotected",
+        action="store_true",
+        help="the twin that sees the picture, <model>-unprotected: trained like the model, not shipped",
     )
     sub.add_argument("--device", default="cpu")
 

@@ -46,7 +46,7 @@ POINTS = (
 LOW_LUMA = 2  # row plus column frequency up to which `no-low-luma` drops Y
 OUTER_SHARE = 0.02  # of the mean budget, left to the outermost ring of blocks by `inner-blocks`
 BATCH = 32
-EXACT_SHARE = 0.1  # last part of a run, on exact codes
+EXACT_SHARE = 0.05  # last part of a run, on exact codes: for `paper` ten times as slow as the rest
 WARMUP_STEPS = 100
 
 Report = Callable[[str, float], None]
