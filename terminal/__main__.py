@@ -21,6 +21,7 @@ from terminal.camera import CameraError, FolderSource, open_source
 from terminal.capture import CaptureStation
 from terminal.client import ClientError, TerminalClient, pair, steady_chance
 from terminal.door import HOLD_S, CommandDriver, ConsoleDriver, Door, DoorError, Driver, RelayDriver
+from terminal.keypad import make_keypad, unseen
 from terminal.liveness import POLICIES, make_liveness
 from terminal.loop import TerminalLoop, describe_decision
 from terminal.offline import Connection
@@ -98,9 +99,11 @@ def _run(options: argparse.Namespace, console: Console) -> int:
                 steady=time.monotonic,
                 keep_state=keep,
                 make_station=make_station,
+                keypad=make_keypad(options.keypad),
             )
             screen.show(Show.READY, f"{state.name} is ready.")
-            return _watch(options.source, loop, screen)
+            with unseen():
+                return _watch(options.source, loop, screen)
     finally:
         door.shut()
 
@@ -143,8 +146,11 @@ def _until_answered(
 
 
 def _simulate(options: argparse.Namespace, console: Console) -> int:
-    """Every picture of a folder is one attempt, through the same code as a door, over real HTTP."""
+    """Every picture of a folder is one attempt, through the same code as a door, over real HTTP; a card and its PIN
+    without pictures are one, too."""
     state = load_state(options.state)
+    if options.frames is None:
+        return _simulate_card(options, state, console)
     source = FolderSource(options.frames)
     detector = Detector()
     with TerminalClient(state.server_url, state) as client:
@@ -161,6 +167,10 @@ def _simulate(options: argparse.Namespace, console: Console) -> int:
                 )
                 continue
             decision = client.attempt(capture)
+            if decision.reason == "pin_required" and options.pin:
+                decision = client.prove(attempt_id=decision.attempt_id, pin=options.pin)
+            elif decision.reason == "card_required" and options.card:
+                decision = client.prove(attempt_id=decision.attempt_id, card=options.card)
             opening = door.open(decision, now=client.now)
             granted += opening.opened
             denied += not opening.opened
@@ -168,6 +178,21 @@ def _simulate(options: argparse.Namespace, console: Console) -> int:
             console.print(f"{frame.name:<16} {line}", highlight=False, soft_wrap=True)
         door.shut()
     console.print(f"{granted} granted, {denied} denied, {unusable} not sent")
+    return 0
+
+
+def _simulate_card(options: argparse.Namespace, state: TerminalState, console: Console) -> int:
+    if not (options.card and options.pin):
+        raise ValueError("give --frames, or --card and --pin for a door that takes a card without a face")
+    with TerminalClient(state.server_url, state) as client:
+        door = Door(door_id=state.door_id, driver=ConsoleDriver(Console(quiet=True)))
+        started = time.monotonic()
+        decision = client.prove(card=options.card, pin=options.pin)
+        opening = door.open(decision, now=client.now)
+        line = describe_decision(decision, at=datetime.now(UTC), took_s=time.monotonic() - started)
+        console.print(f"{'a card':<16} {line}", highlight=False, soft_wrap=True)
+        door.shut()
+    console.print(f"{int(opening.opened)} granted, {int(not opening.opened)} denied, 0 not sent")
     return 0
 
 
@@ -301,12 +326,22 @@ def _parser() -> argparse.ArgumentParser:
         "--source", default="0", help="camera index, rtsp:// address, film or folder of pictures"
     )
     running.add_argument("--liveness", choices=POLICIES, default="none", help="see terminal/liveness.py")
+    running.add_argument(
+        "--keypad",
+        choices=("auto", "console", "none"),
+        default="auto",
+        help="where PINs and cards are typed; auto: this console, if it is one",
+    )
     running.add_argument("--hold", type=float, default=HOLD_S, help="seconds the door stays unlocked")
     _add_driver(running)
     running.set_defaults(do=_run)
 
     simulating = commands.add_parser("simulate", help="one attempt per picture of a folder")
-    simulating.add_argument("--frames", type=Path, required=True)
+    simulating.add_argument("--frames", type=Path, help="a folder of pictures")
+    simulating.add_argument(
+        "--pin", default="", help="for a door that asks for one; others on this machine can see it"
+    )
+    simulating.add_argument("--card", default="", help="likewise, a card's number")
     simulating.set_defaults(do=_simulate)
 
     testing = commands.add_parser("selftest", help="check camera, detector, lock, clock, key and server")

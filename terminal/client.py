@@ -134,6 +134,20 @@ class TerminalClient:
                 raise ClientError("unverified", "the server answered about another attempt")
         return outcome
 
+    def prove(self, *, attempt_id: str = "", pin: str = "", card: str = "") -> VerifiedDecision:
+        """A PIN or a card after the face of an attempt that asked for it, or a card and its PIN without a face. Sent
+        once. Raises ClientError."""
+        given = {"attempt_id": attempt_id and _as_id(attempt_id), "pin": pin, "card": card}
+        body = httpx.Request(
+            "POST", "http://x", json={name: value for name, value in given.items() if value}
+        ).content
+        outcome = self._read_decision(
+            self._send("POST", f"{API}/attempts/proof", body=body, content_type="application/json")
+        )
+        if isinstance(outcome, Pending):
+            raise ClientError("unanswered", "the server did not decide in time; the door stays shut")
+        return outcome
+
     def _read_decision(self, reply: _Reply) -> VerifiedDecision | Pending:
         try:
             return read_decision(

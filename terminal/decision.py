@@ -16,7 +16,7 @@ MAX_DECISION_LIFETIME = timedelta(seconds=MAX_REPLY_LIFETIME_S)
 @dataclass(frozen=True)
 class VerifiedDecision:
     """Made by `read_decision` and nowhere else. `nonce` is that of the request it answers; `expires_at` is
-    UTC."""
+    UTC, and so is `proof_until`, until which a PIN or a card may follow a refusal that asks for one."""
 
     attempt_id: str
     granted: bool
@@ -25,6 +25,7 @@ class VerifiedDecision:
     door_id: str
     nonce: str
     expires_at: datetime
+    proof_until: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,9 @@ def read_decision(
         door_id=door_id,
         nonce=request_nonce,
         expires_at=expires_at,
+        proof_until=_read_time(document["proof_until"])
+        if not granted and document.get("proof_until")
+        else None,
     )
 
 

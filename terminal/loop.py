@@ -12,6 +12,7 @@ from terminal.capture import CaptureStation
 from terminal.client import ClientError, EnrollmentTask, TerminalClient
 from terminal.decision import VerifiedDecision
 from terminal.door import Door, DoorError
+from terminal.keypad import Keypad, NoKeypad
 from terminal.offline import Connection
 from terminal.screen import Screen, Show
 from terminal.state import TerminalState
@@ -20,12 +21,24 @@ PAUSE_AFTER_ATTEMPT_S = 2.0  # before the same camera asks again
 ENROLLMENT_POLL_S = 3.0
 REFRESH_S = 60.0
 BETWEEN_ENROLLMENT_CAPTURES_S = 1.0
+TYPING_S = 20.0  # for a PIN or a card's number
+#: Doors that a card and its PIN open without a face.
+CARD_DOORS = frozenset({"card_and_pin", "face_or_card_and_pin"})
+ASKED = {
+    "pin_required": "This door asks for your PIN as well: type it, then Enter.",
+    "card_required": "This door asks for your card as well: hold it to the reader.",
+}
+NO_KEYPAD = (
+    "This door asks for a PIN or a card, and this terminal has no keypad: start it with --keypad console."
+)
 
 HINTS = {
     "clock_skew": "This terminal's clock is wrong: set it (NTP).",
     "key_unknown": "The server does not know this terminal: pair it again.",
     "terminal_revoked": "This terminal was revoked: ask an administrator to pair it again.",
     "too_many_requests": "Too many requests: wait a moment.",
+    "invalid": "That is no PIN and no card number.",
+    "proof_unavailable": "No PIN and no card can be checked: ask the administrator.",
     "recognition_unavailable": "Recognition is not available: ask the administrator.",
 }
 
@@ -42,6 +55,7 @@ class TerminalLoop:
     steady: Callable[[], float]
     keep_state: Callable[[TerminalState], None]
     make_station: Callable[[str], CaptureStation]  # for the profile of that hash
+    keypad: Keypad = field(default_factory=NoKeypad)
     _next_capture_at: float = field(default=0.0, init=False)
     _next_refresh_at: float = field(default=0.0, init=False)
     _next_poll_at: float = field(default=0.0, init=False)
@@ -73,6 +87,15 @@ class TerminalLoop:
         if self.client.state.door_id is None:
             self.screen.show(Show.READY, "Ready to enroll.")
             return None
+        asks_for = self.client.state.asks_for
+        if asks_for in CARD_DOORS and self.keypad.waiting():
+            return self._by_card()
+        if asks_for == "card_and_pin":  # nobody's face is looked at here
+            if self.keypad.works:
+                self.screen.show(Show.READY, "Hold your card to the reader.")
+            else:
+                self.screen.show(Show.FAULT, NO_KEYPAD)
+            return None
         return self._attempt(frame)
 
     def _keep_up(self, now: float) -> None:
@@ -101,6 +124,40 @@ class TerminalLoop:
             return None
         self.screen.show(Show.CHECKING, "One moment.")
         decision = self.client.attempt(capture)
+        self._answered(self.steady())
+        if decision.reason in ASKED and decision.proof_until is not None:
+            return self._ask_for_more(decision)
+        return self._obey(decision)
+
+    def _ask_for_more(self, decision: VerifiedDecision) -> VerifiedDecision | None:
+        """The second step, where the door wants a PIN or a card besides a face."""
+        self._next_capture_at = self.steady() + PAUSE_AFTER_ATTEMPT_S
+        if not self.keypad.works:
+            self.screen.show(Show.FAULT, NO_KEYPAD)
+            return decision
+        self.screen.show(Show.ASKING, ASKED[decision.reason])
+        typed = self.keypad.ask(TYPING_S)
+        if typed is None:
+            return self._nothing_came(decision)
+        kind = "pin" if decision.reason == "pin_required" else "card"
+        return self._obey(self.client.prove(attempt_id=decision.attempt_id, **{kind: typed}))
+
+    def _by_card(self) -> VerifiedDecision | None:
+        card = self.keypad.ask(TYPING_S)
+        if card is None:
+            return None
+        self.screen.show(Show.ASKING, "Type your PIN, then Enter.")
+        pin = self.keypad.ask(TYPING_S)
+        if pin is None:
+            return self._nothing_came(None)
+        self.screen.show(Show.CHECKING, "One moment.")
+        return self._obey(self.client.prove(card=card, pin=pin))
+
+    def _nothing_came(self, decision: VerifiedDecision | None) -> VerifiedDecision | None:
+        self.screen.show(Show.SHUT, "Nothing was entered.")
+        return decision
+
+    def _obey(self, decision: VerifiedDecision) -> VerifiedDecision:
         now = self.steady()
         self._answered(now)
         self._next_capture_at = now + PAUSE_AFTER_ATTEMPT_S

@@ -15,6 +15,7 @@ class Show(Enum):
     READY = "cyan"
     ADVICE = "yellow"
     CHECKING = "blue"
+    ASKING = "bold blue"
     OPEN = "bold green"
     SHUT = "bold red"
     ENROLLING = "magenta"

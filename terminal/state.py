@@ -45,6 +45,7 @@ class TerminalState:
     server_keys: dict[str, bytes]
     profile_hash: str
     attempt_deadline_ms: int
+    asks_for: str = "face"  # how people identify themselves at the door
     next_private_key: bytes | None = field(default=None, repr=False)  # stored before the server hears of it
 
     def with_description(self, description: dict[str, Any]) -> TerminalState:
@@ -63,6 +64,7 @@ class TerminalState:
                 role=str(description["role"]),
                 door_id=str(door["id"]) if door else None,
                 door_name=str(door.get("name", "")),
+                asks_for=str(door.get("asks_for", "face")),
                 server_keys=keys,
                 profile_hash=str(description["profile_hash"]),
                 attempt_deadline_ms=int(description["attempt_deadline_ms"]),

@@ -16,6 +16,7 @@ from rest_framework import serializers
 from rest_framework.pagination import LimitOffsetPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
 from accesscontrol import captures, services
@@ -81,7 +82,7 @@ class TerminalView(AccessView):
 
     authentication_classes = (TerminalSignature,)
     permission_classes = (TerminalMay,)
-    throttle_classes = (TerminalRate,)
+    throttle_classes: tuple[type[BaseThrottle], ...] = (TerminalRate,)
 
 
 class IntegratorView(AccessView):

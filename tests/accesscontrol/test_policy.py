@@ -12,17 +12,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accesscontrol.policy import (
+    ENOUGH,
     EXPLANATIONS,
+    STEPS,
+    Asked,
+    CardFacts,
     Facts,
     Interval,
     Match,
     PersonFacts,
+    PinState,
     Reason,
     RuleFacts,
+    Shown,
     decide,
     is_open,
     rank,
     read_weekly,
+    told,
 )
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)  # Tuesday, 10:00 in Vienna
@@ -109,6 +116,90 @@ def test_alice_comes_in_when_everything_is_in_order() -> None:
 def test_one_thing_out_of_order_keeps_the_door_shut(change: dict[str, object], reason: Reason) -> None:
     decision = decide(facts(**change), NOW)
     assert (decision.granted, decision.reason) == (False, reason)
+
+
+CARDED = dataclasses.replace(ALICE, has_pin=True, has_card=True)
+WITH_PIN = {
+    "asks_for": Asked.FACE_AND_PIN,
+    "shown": Shown.FACE_AND_PIN,
+    "person": CARDED,
+    "pin": PinState.RIGHT,
+}
+WITH_CARD = {
+    "asks_for": Asked.FACE_AND_CARD, "shown": Shown.FACE_AND_CARD, "person": CARDED, "card": CardFacts("alice"),
+}  # fmt: skip
+NO_FACE = {
+    "asks_for": Asked.CARD_AND_PIN, "shown": Shown.CARD_AND_PIN, "matches": (), "gallery_size": 0,
+    "threshold": math.inf, "person": dataclasses.replace(CARDED, has_consent=False), "card": CardFacts("alice"),
+    "pin": PinState.RIGHT,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "complete", [WITH_PIN, WITH_CARD, NO_FACE, NO_FACE | {"asks_for": Asked.FACE_OR_CARD_AND_PIN}]
+)
+def test_alice_comes_in_with_everything_that_a_door_asks_for(complete: dict[str, object]) -> None:
+    decision = decide(facts(**complete), NOW)
+    assert (decision.granted, decision.reason, decision.person_id) == (True, Reason.GRANTED, "alice")
+
+
+@pytest.mark.parametrize(
+    ("complete", "change", "reason"),
+    [
+        (WITH_PIN, {"shown": Shown.FACE, "pin": None}, Reason.PIN_REQUIRED),
+        (WITH_PIN, {"pin": None}, Reason.PIN_WRONG),
+        (WITH_PIN, {"pin": PinState.WRONG}, Reason.PIN_WRONG),
+        (WITH_PIN, {"pin": PinState.LOCKED}, Reason.PIN_LOCKED),
+        (WITH_PIN, {"person": ALICE}, Reason.PIN_MISSING),
+        (WITH_PIN, {"person": ALICE, "shown": Shown.FACE}, Reason.PIN_MISSING),
+        (WITH_PIN, {"step_is_open": False}, Reason.STEP_EXPIRED),
+        (WITH_PIN, {"shown": Shown.FACE, "rules": ()}, Reason.NO_RULE),
+        (WITH_PIN, {"asks_for": Asked.FACE}, Reason.METHOD_REFUSED),
+        (WITH_PIN, {"asks_for": Asked.FACE_AND_CARD}, Reason.METHOD_REFUSED),
+        (WITH_PIN, {"asks_for": Asked.CARD_AND_PIN}, Reason.METHOD_REFUSED),
+        (WITH_CARD, {"shown": Shown.FACE, "card": None}, Reason.CARD_REQUIRED),
+        (WITH_CARD, {"shown": Shown.FACE, "person": ALICE}, Reason.CARD_MISSING),
+        (WITH_CARD, {"card": None}, Reason.CARD_UNKNOWN),
+        (WITH_CARD, {"card": CardFacts(None)}, Reason.CARD_UNKNOWN),
+        (WITH_CARD, {"card": CardFacts("bob")}, Reason.CARD_OF_ANOTHER),
+        (WITH_CARD, {"card": CardFacts("alice", is_blocked=True)}, Reason.CARD_BLOCKED),
+        (WITH_CARD, {"pin": PinState.RIGHT, "card": None}, Reason.CARD_UNKNOWN),
+        (NO_FACE, {"asks_for": Asked.FACE}, Reason.METHOD_REFUSED),
+        (NO_FACE, {"asks_for": Asked.FACE_AND_PIN}, Reason.METHOD_REFUSED),
+        (NO_FACE, {"asks_for": Asked.FACE_AND_CARD}, Reason.METHOD_REFUSED),
+        (NO_FACE, {"card": None}, Reason.CARD_UNKNOWN),
+        (NO_FACE, {"card": CardFacts("bob")}, Reason.CARD_UNKNOWN),
+        (NO_FACE, {"person": None}, Reason.CARD_UNKNOWN),
+        (NO_FACE, {"card": CardFacts("alice", is_blocked=True)}, Reason.CARD_BLOCKED),
+        (NO_FACE, {"pin": PinState.WRONG, "rules": ()}, Reason.PIN_WRONG),
+        (NO_FACE, {"rules": ()}, Reason.NO_RULE),
+        (NO_FACE, {"anti_passback": True, "is_inside": True}, Reason.ANTI_PASSBACK),
+        (NO_FACE, {"site_is_locked_down": True}, Reason.SITE_LOCKED_DOWN),
+        (NO_FACE, {"deadline": NOW}, Reason.DEADLINE_PASSED),
+    ],
+)
+def test_a_pin_or_card_out_of_order_keeps_the_door_shut(
+    complete: dict[str, object], change: dict[str, object], reason: Reason
+) -> None:
+    decision = decide(facts(**complete | change), NOW)
+    assert (decision.granted, decision.reason) == (False, reason)
+
+
+def test_of_a_card_a_door_tells_nothing_finer_than_that_it_was_not_accepted() -> None:
+    about_cards = {Reason.CARD_UNKNOWN, Reason.CARD_BLOCKED, Reason.CARD_OF_ANOTHER}
+    about_pins = {Reason.PIN_MISSING, Reason.PIN_WRONG, Reason.PIN_LOCKED}
+    for shown in Shown:
+        said = {told(reason, shown) for reason in about_cards}
+        assert said == {Reason.PROOF_REFUSED}
+    assert {told(reason, Shown.CARD_AND_PIN) for reason in about_pins} == {Reason.PROOF_REFUSED}
+    for reason in set(Reason) - about_cards:
+        assert told(reason, Shown.FACE_AND_PIN) == reason
+
+
+def test_every_kind_of_door_names_what_is_enough_and_no_half_is() -> None:
+    assert set(ENOUGH) == set(Asked) and all(ENOUGH.values())
+    for asked in STEPS:
+        assert Shown.FACE not in ENOUGH[asked]
 
 
 def test_two_who_score_alike_are_told_apart_when_one_is_below_the_threshold() -> None:
@@ -243,12 +334,26 @@ anything = st.builds(
     threshold=st.floats(-1, 1) | st.sampled_from([math.nan, math.inf]),
     matches=matches,
     person=st.none()
-    | st.builds(PersonFacts, people, st.booleans(), maybe_moments, maybe_moments, st.booleans()),
+    | st.builds(
+        PersonFacts,
+        people,
+        st.booleans(),
+        maybe_moments,
+        maybe_moments,
+        st.booleans(),
+        st.booleans(),
+        st.booleans(),
+    ),
     rules=rules,
     anti_passback=st.booleans(),
     is_inside=st.booleans(),
     fault=st.none()
     | st.sampled_from([Reason.PAYLOAD_MISSING, Reason.PAYLOAD_REFUSED, Reason.RECOGNIZER_FAULT]),
+    asks_for=st.sampled_from(Asked),
+    shown=st.sampled_from(Shown),
+    pin=st.none() | st.sampled_from(PinState),
+    card=st.none() | st.builds(CardFacts, st.none() | people, st.booleans()),
+    step_is_open=st.booleans(),
 )
 #: Mostly in order, so that granted decisions are common enough to learn from.
 nearly = st.builds(
@@ -263,8 +368,46 @@ nearly = st.builds(
 )
 
 
+#: Doors that ask for more than a face, and people who have it, mostly.
+proving = st.builds(
+    lambda asked, shown, pin, owner, blocked, has_pin, has_card, consents, rules_: facts(
+        asks_for=asked,
+        shown=shown,
+        pin=pin,
+        card=CardFacts(owner, blocked),
+        person=dataclasses.replace(ALICE, has_pin=has_pin, has_card=has_card, has_consent=consents),
+        rules=rules_,
+    ),
+    st.sampled_from(Asked),
+    st.sampled_from(Shown),
+    st.sampled_from([PinState.RIGHT, PinState.RIGHT, PinState.WRONG, PinState.LOCKED, None]),
+    st.sampled_from(["alice", "alice", "bob", None]),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    rules | st.just((ALWAYS,)),
+)
+
+
 @patient
-@given(anything | nearly, moments)
+@given(proving | anything, moments)
+def test_nobody_comes_in_without_what_the_door_asks_for(given_facts: Facts, at: datetime) -> None:
+    decision = decide(given_facts, at)
+    if not decision.granted:
+        return
+    person, card = given_facts.person, given_facts.card
+    assert person is not None and person.person_id == decision.person_id and person.is_active
+    assert given_facts.shown in ENOUGH[given_facts.asks_for] and given_facts.step_is_open
+    if given_facts.shown in (Shown.FACE_AND_PIN, Shown.CARD_AND_PIN):
+        assert person.has_pin and given_facts.pin == PinState.RIGHT
+    if given_facts.shown in (Shown.FACE_AND_CARD, Shown.CARD_AND_PIN):
+        assert card is not None and card.person_id == person.person_id and not card.is_blocked
+    assert (decision.score is None) == (given_facts.shown == Shown.CARD_AND_PIN)
+
+
+@patient
+@given(anything | nearly | proving, moments)
 def test_nobody_comes_in_without_everything_that_it_takes(given_facts: Facts, at: datetime) -> None:
     decision = decide(given_facts, at)
     assert decision.granted == (decision.reason == Reason.GRANTED)
@@ -274,21 +417,23 @@ def test_nobody_comes_in_without_everything_that_it_takes(given_facts: Facts, at
     assert at < given_facts.deadline
     assert given_facts.terminal_is_active and given_facts.terminal_site == given_facts.door_site
     assert given_facts.door_is_active and not given_facts.site_is_locked_down
-    assert given_facts.fault is None and given_facts.gallery_size > 0
-    assert person is not None and person.person_id == decision.person_id
-    assert person.is_active and person.has_consent
+    assert given_facts.fault is None
+    assert person is not None and person.person_id == decision.person_id and person.is_active
     assert person.valid_from is None or person.valid_from <= at
     assert person.valid_until is None or at < person.valid_until
-    assert decision.score is not None and decision.score >= given_facts.threshold
-    assert decision.score == max(match.score for match in given_facts.matches)
-    rivals = [match.score for match in given_facts.matches if match.person_id != person.person_id]
-    for rival in rivals:
-        assert rival < given_facts.threshold or decision.score - rival >= given_facts.margin
     assert any(
         is_open(rule, at=at, time_zone=given_facts.time_zone, holidays=given_facts.holidays) == Reason.GRANTED
         for rule in given_facts.rules
     )
     assert not (given_facts.anti_passback and given_facts.is_inside)
+    if given_facts.shown == Shown.CARD_AND_PIN:
+        return  # no face was looked at
+    assert person.has_consent and given_facts.gallery_size > 0
+    assert decision.score is not None and decision.score >= given_facts.threshold
+    assert decision.score == max(match.score for match in given_facts.matches)
+    rivals = [match.score for match in given_facts.matches if match.person_id != person.person_id]
+    for rival in rivals:
+        assert rival < given_facts.threshold or decision.score - rival >= given_facts.margin
 
 
 @patient
@@ -316,7 +461,7 @@ def test_a_higher_threshold_never_opens_a_door(given_facts: Facts, at: datetime,
 
 
 @patient
-@given(anything | nearly, moments)
+@given(anything | nearly | proving, moments)
 def test_taking_something_away_never_opens_a_door(given_facts: Facts, at: datetime) -> None:
     if decide(given_facts, at).granted:
         return
@@ -328,6 +473,11 @@ def test_taking_something_away_never_opens_a_door(given_facts: Facts, at: dateti
         dataclasses.replace(given_facts, terminal_is_active=False),
         dataclasses.replace(given_facts, site_is_locked_down=True),
         dataclasses.replace(given_facts, gallery_size=0),
+        dataclasses.replace(given_facts, pin=None),
+        dataclasses.replace(given_facts, pin=PinState.WRONG),
+        dataclasses.replace(given_facts, card=None),
+        dataclasses.replace(given_facts, card=CardFacts("alice", is_blocked=True)),
+        dataclasses.replace(given_facts, step_is_open=False),
         dataclasses.replace(given_facts, deadline=given_facts.deadline - HOUR),
         dataclasses.replace(given_facts, holidays=given_facts.holidays | {at.date()}),
         dataclasses.replace(given_facts, anti_passback=True, is_inside=True),

@@ -671,6 +671,7 @@ OWN_FILES = (
     "decision.js",
     "store.js",
     "texts.js",
+    "pad.js",
     "eyes.js",
 )
 

@@ -51,6 +51,16 @@ export class TerminalClient {
     return outcome;
   }
 
+  /** A PIN or a card after the face of `attemptId`, or a card and its PIN without one. Sent once. */
+  async prove({ attemptId, pin, card }) {
+    const given = { attempt_id: attemptId && asId(attemptId), pin, card }; // JSON leaves out what is undefined
+    const body = new TextEncoder().encode(JSON.stringify(given));
+    const outcome = await this.decide(await this.send("POST", `${API}/attempts/proof`, body, "application/json"));
+    body.fill(0);
+    if (outcome.pending) throw new ClientError("unanswered", "the server did not decide in time; the door stays shut");
+    return outcome;
+  }
+
   /** The enrollment that an administrator began at this terminal, or null. */
   async enrollment() {
     const { status, document } = await this.ask("GET", `${API}/terminals/me/enrollment`);
@@ -192,6 +202,7 @@ function describe(document) {
     role: String(document.role ?? ""),
     doorId: door?.id ?? null,
     doorName: door?.name ?? "",
+    asksFor: String(door?.asks_for ?? "face"),
     siteName: String(document.site?.name ?? ""),
     timeZone: String(document.site?.timezone ?? ""),
     serverKeys,

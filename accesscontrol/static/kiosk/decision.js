@@ -54,6 +54,7 @@ export async function readDecision({ status, headers, body, requestNonce, public
     reason: document.reason,
     message: textOf(document.message),
     nextStep: textOf(document.next_step),
+    proofUntil: document.granted ? null : readEnd(document.proof_until), // a PIN or a card may follow until then
     name: document.granted ? textOf(document.name) : "", // only where the server's policy sends one
     doorId,
     expiresAt,
@@ -62,6 +63,10 @@ export async function readDecision({ status, headers, body, requestNonce, public
 
 function textOf(value) {
   return typeof value === "string" ? value.slice(0, 300) : "";
+}
+
+function readEnd(value) {
+  return value === undefined || value === null ? null : readTime(value);
 }
 
 /** Unix seconds of an ISO 8601 moment with its zone. */

@@ -4,6 +4,7 @@
 import { ClientError, TerminalClient, pairTerminal } from "./client.js";
 import { Connection } from "./connection.js";
 import { CameraError, Eyes } from "./eyes.js";
+import { Pad } from "./pad.js";
 import { keepTerminal, loadTerminal } from "./store.js";
 import { Words } from "./texts.js";
 
@@ -15,11 +16,13 @@ const BETWEEN_ENROLLMENT_CAPTURES_S = 1;
 const IDLE_LOOK_MS = 350; // while nobody is there
 const BUSY_LOOK_MS = 60;
 const DIM_AFTER_S = 45;
+const PAD_IDLE_MS = 20_000; // without a key: whoever stood there has gone
 const LEFT_AFTER_LOOKS = 3; // looks without a face, until whoever was let in counts as gone
 
 const words = new Words();
 const connection = new Connection();
 const eyes = new Eyes();
+const pad = new Pad(document.getElementById("pad"), words);
 let client = null;
 let shown = { view: "starting" };
 let cutShort = () => {};
@@ -65,7 +68,23 @@ function tellPlace() {
   element("door").textContent = terminal?.doorName || terminal?.name || "Lintel";
   element("site").textContent = terminal?.siteName ?? "";
   document.title = terminal ? `${terminal.doorName || terminal.name} · Lintel` : "Lintel door";
-  element("prompt").textContent = words.say(terminal && !terminal.doorId ? "idle_desk" : "idle_door");
+  const prompt = { card_and_pin: "idle_card", face_or_card_and_pin: "idle_face_or_card" }[terminal?.asksFor];
+  element("prompt").textContent = words.say(terminal && !terminal.doorId ? "idle_desk" : (prompt ?? "idle_door"));
+  for (const button of document.querySelectorAll("[data-card]")) {
+    button.hidden = !takesCards();
+    button.textContent = words.say(looksAtFaces() ? "card_instead" : "card_type");
+  }
+}
+
+/** Whether a card and its PIN open this door without a face. */
+function takesCards() {
+  const terminal = client?.terminal;
+  return Boolean(terminal?.doorId) && ["card_and_pin", "face_or_card_and_pin"].includes(terminal.asksFor);
+}
+
+/** At a door of cards alone the camera stays off. */
+function looksAtFaces() {
+  return client?.terminal.asksFor !== "card_and_pin" || !client?.terminal.doorId;
 }
 
 function tellTime() {
@@ -89,6 +108,14 @@ function notice(text) {
   const bar = element("notice");
   if (bar.textContent !== text) bar.textContent = text;
   bar.hidden = !text;
+}
+
+/** Shows the pad and waits; null when nobody typed. */
+async function type(question) {
+  const typed = pad.ask({ idleMs: PAD_IDLE_MS, ...question });
+  show("pad", { say: words.say(`pad_${question.kind}`) });
+  pad.focus();
+  return typed;
 }
 
 /** An answer, for as long as it takes to read it, or until somebody touches "Try again". */
@@ -155,6 +182,7 @@ class Work {
     this.nextPollAt = 0;
     this.nextCaptureAt = 0;
     this.task = null;
+    this.card = null; // what a reader or a finger began: a card instead of a face
     this.letIn = false; // somebody was let in and still stands there
     this.looksWithoutFace = 0;
     this.stopped = false;
@@ -183,17 +211,24 @@ class Work {
 
   async look() {
     const now = steady();
+    if (this.card !== null) return this.askByCard();
     if (!connection.mayTry(now)) {
       showIdle();
       return IDLE_LOOK_MS;
     }
     await this.keepUp(now);
+    if (this.card !== null) return this.askByCard();
+    if (!looksAtFaces() && this.task === null) {
+      if (eyes.open) await eyes.close();
+      showIdle();
+      return IDLE_LOOK_MS;
+    }
     if (!eyes.open) await this.openEyes();
-    if (this.stopped || shown.view === "pair") return IDLE_LOOK_MS;
+    if (this.stopped || shown.view === "pair" || this.card !== null) return IDLE_LOOK_MS;
     if (now < this.nextCaptureAt) return BUSY_LOOK_MS;
     if (this.task !== null) return this.enroll();
     const seen = await eyes.look({ capture: !this.letIn && client.terminal.doorId !== null });
-    if (this.stopped || shown.view === "pair") return IDLE_LOOK_MS;
+    if (this.stopped || shown.view === "pair" || this.card !== null) return BUSY_LOOK_MS;
     this.looksWithoutFace = seen.face ? 0 : this.looksWithoutFace + 1;
     if (this.looksWithoutFace >= LEFT_AFTER_LOOKS) this.letIn = false;
     if (!seen.face || this.letIn || client.terminal.doorId === null) {
@@ -215,8 +250,62 @@ class Work {
       setFlag("checking", "");
     }
     this.answered();
+    const kind = { pin_required: "pin", card_required: "card" }[decision.reason];
+    if (kind === undefined || decision.proofUntil === null) return this.tell(decision);
+    // By this tablet's clock the server's time may be over at once, or hours away: count from now.
+    const left = Math.min(300, Math.max(5, decision.proofUntil - Date.now() / 1000));
+    const typed = await type({ kind, untilMs: Date.now() + left * 1000 });
+    if (typed === null) return this.tellNothingCame();
+    return this.prove({ attemptId: decision.attemptId, [kind]: typed });
+  }
+
+  /** Called by a key of a reader or by a finger. The pad is there at once, so that no key is lost. */
+  beginCard(first = "") {
+    if (!takesCards() || this.card !== null || document.body.dataset.checking) return;
+    if (shown.view !== "idle" && shown.view !== "look") return;
+    this.card = type({ kind: "card", first });
+  }
+
+  async askByCard() {
+    try {
+      eyes.rest();
+      if (pad.open) show("pad"); // something else may have been shown since
+      const card = await this.card;
+      if (card === null) {
+        showIdle();
+        return 0;
+      }
+      const pin = await type({ kind: "pin" });
+      if (pin === null) return await this.tellNothingCame();
+      return await this.prove({ card, pin });
+    } finally {
+      this.card = null;
+    }
+  }
+
+  async prove(proof) {
+    setFlag("checking", "yes");
+    setFlag("blind", eyes.open ? "" : "yes"); // no camera, so no picture of it
+    show("look", { texts: { advice: words.say("checking") }, say: words.say("checking") });
+    let decision;
+    try {
+      decision = await client.prove(proof);
+    } finally {
+      setFlag("checking", "");
+    }
+    this.answered();
+    return this.tell(decision);
+  }
+
+  async tellNothingCame() {
+    const [sentence, next] = [words.say("pad_over"), words.say("pad_over_next")];
+    await answer({ tone: "warn", sentence, next, milliseconds: REFUSED_MS, again: true });
+    return 0;
+  }
+
+  async tell(decision) {
     if (decision.granted === true) {
-      this.letIn = true;
+      this.letIn = looksAtFaces();
       const greeting = decision.name ? words.say("granted_name", { name: decision.name }) : words.say("granted");
       await answer({ tone: "yes", sentence: greeting, next: words.say("granted_next"), milliseconds: GRANTED_MS });
     } else {
@@ -298,6 +387,7 @@ class Work {
   }
 
   showPerson(seen, advice) {
+    setFlag("blind", "");
     setFlag("face", seen.face ? "yes" : "");
     show("look", { texts: { advice }, say: advice });
   }
@@ -437,6 +527,13 @@ function listen() {
     askForCode();
   });
   element("begin").addEventListener("click", begin);
+  for (const button of document.querySelectorAll("[data-card]")) {
+    button.addEventListener("click", () => work?.beginCard());
+  }
+  document.addEventListener("keydown", (event) => {
+    const plain = !event.ctrlKey && !event.altKey && !event.metaKey && !pad.open;
+    if (plain && /^[0-9A-Za-z]$/.test(event.key)) work?.beginCard(event.key);
+  });
   element("again").addEventListener("click", () => cutShort());
   element("camera-again").addEventListener("click", () => cutShort());
   const fullscreen = element("fullscreen");

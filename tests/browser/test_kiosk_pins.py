@@ -1,0 +1,195 @@
+"""The kiosk at doors that ask for a PIN or a card, in a real Chromium: by touch, by keyboard, by a typing reader."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.axe import axe_script, grave_issues
+from tests.browser.conftest import Server
+from tests.browser.test_kiosk import (  # noqa: F401
+    ada,
+    gallery_with_somebody_else,
+    make_terminal,
+    overflow,
+    pair,
+    server,
+)
+
+PIN, WRONG, CARD = "730519", "730518", "0048151623"
+
+
+@pytest.fixture(autouse=True)
+def _people_have_time(server: Server) -> None:  # noqa: F811
+    """A busy machine is slow to type."""
+    if server.environment.get("LINTEL_PROOF_TTL_S") != "300":
+        server.environment["LINTEL_PROOF_TTL_S"] = "300"
+        server.stop()
+        server.start()
+
+
+def open_to(server: Server, made: dict[str, str], person_id: str, asks_for: str) -> None:  # noqa: F811
+    """The door of this terminal asks for that, and a rule names the person, who gets the PIN."""
+    server.run(
+        "from django.utils import timezone\n"
+        "from accesscontrol.models import AccessGroup, AccessRule, Door\n"
+        "from enrollment import proofs\n"
+        "from enrollment.models import Person\n"
+        f"Door.objects.filter(pk='{made['door']}').update(asks_for='{asks_for}')\n"
+        f"person = Person.objects.get(pk='{person_id}')\n"
+        "group, _ = AccessGroup.objects.get_or_create(name='Everywhere')\n"
+        "group.members.add(person)\n"
+        "rule, _ = AccessRule.objects.get_or_create(name='Everywhere always', defaults={'group': group})\n"
+        f"rule.doors.add('{made['door']}')\n"
+        f"proofs.set_pin(person=person, pin='{PIN}', actor='test', at=timezone.now())\n"
+    )
+
+
+def watched(page: Page) -> list[tuple[str, Any]]:
+    """What goes to the API as JSON, by path."""
+    sent: list[tuple[str, Any]] = []
+
+    def note(request: Any) -> None:
+        if request.method == "POST" and request.url.endswith("/attempts/proof"):
+            sent.append(("proof", json.loads(request.post_data or "null")))
+
+    page.on("request", note)
+    return sent
+
+
+def holds(page: Page, number: str) -> bool:
+    """Whether the page holds a number anywhere a script, a reader or a person could find it."""
+    seen = page.evaluate(
+        """() => [document.documentElement.outerHTML, document.body.innerText, JSON.stringify(localStorage),
+            JSON.stringify(sessionStorage), ...[...document.querySelectorAll("input")].map((i) => i.value)].join(" ")"""
+    )
+    return number in seen or " ".join([number[:4], number[4:8], number[8:]]).strip() in seen
+
+
+def test_after_the_face_the_pin_is_touched_in_and_the_door_opens(
+    server,  # noqa: F811
+    gallery_with_somebody_else,  # noqa: F811
+    open_page,
+    complaints,
+    ada,  # noqa: F811
+):
+    page = open_page(film="face", width=360, height=740, scheme="dark")
+    page.add_init_script(axe_script())
+    said: list[str] = []
+    page.on("console", lambda entry: said.append(entry.text))
+    sent = watched(page)
+    made = make_terminal(server, "Kiosk with a PIN")
+    open_to(server, made, ada, "face_and_pin")
+    pair(page, made)
+    pad = page.get_by_role("group", name="Your PIN")
+    expect(pad).to_be_visible()
+    expect(page.get_by_role("heading", name="Your PIN")).to_be_focused()
+    pad.get_by_role("button", name="Enter").click()
+    expect(pad.get_by_role("alert")).to_have_text("Type your PIN.")
+    for digit in "73":
+        pad.get_by_role("button", name=digit, exact=True).click()
+    pad.get_by_role("button", name="Back").click()
+    pad.get_by_role("button", name="Clear").click()
+    expect(page.locator("#pad .typed i")).to_have_count(0)
+    for digit in PIN:
+        pad.get_by_role("button", name=digit, exact=True).click()
+    expect(page.locator("#pad .typed i")).to_have_count(len(PIN))
+    expect(pad.get_by_role("status")).to_have_text("6 entered.")
+    assert not holds(page, PIN)
+    assert [str(issue) for issue in grave_issues(page, "the pad")] == []
+    assert overflow(page) <= 0
+    pad.get_by_role("button", name="Enter").click()
+    expect(page.locator("#sentence")).to_have_text("Welcome.")
+    assert not holds(page, PIN)
+    assert [body["pin"] for _, body in sent] == [PIN]
+    told = server.run(
+        "from accesscontrol.models import AccessAttempt\n"
+        f"a = AccessAttempt.objects.get(terminal='{made['terminal']}', granted=True)\n"
+        "print(a.shown, a.person_id, a.follows.reason)\n"
+    )
+    assert told.split() == ["face_and_pin", ada, "pin_required"]
+    assert not any(PIN in line for line in said)
+    assert complaints == []
+
+
+def test_a_wrong_pin_is_refused_kindly_and_an_empty_pad_goes_away_by_itself(
+    server,  # noqa: F811
+    gallery_with_somebody_else,  # noqa: F811
+    open_page,
+    ada,  # noqa: F811
+):
+    page = open_page(film="face", width=1280, height=800)
+    # What takes twenty seconds or longer is over at once when the test says so.
+    page.add_init_script(
+        "const real = window.setTimeout; window.hurry = false;"
+        "window.setTimeout = (then, after, ...more) => real(then, window.hurry && after > 15000 ? 0 : after, ...more);"
+    )
+    sent = watched(page)
+    made = make_terminal(server, "Kiosk with a wrong PIN")
+    open_to(server, made, ada, "face_and_pin")
+    pair(page, made)
+    expect(page.get_by_role("group", name="Your PIN")).to_be_visible()
+    page.keyboard.type(WRONG)
+    page.keyboard.press("Enter")
+    expect(page.locator("#sentence")).to_have_text("This PIN is not right.")
+    expect(page.locator("#next")).to_have_text("Look at the camera and try again, or ask at the desk.")
+    assert [body["pin"] for _, body in sent] == [WRONG]
+    page.evaluate("window.hurry = true")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("#sentence")).to_have_text("Nothing was entered.")
+    assert len(sent) == 1
+
+
+def test_a_reader_types_a_card_where_no_face_is_asked_for_and_no_camera_is_needed(
+    server,  # noqa: F811
+    open_page,
+    complaints,
+):
+    carla = server.add_person("Carla Example", language=None)
+    server.run(
+        "from django.utils import timezone\n"
+        "from enrollment import proofs\n"
+        "from enrollment.models import Person\n"
+        f"proofs.add_card(person=Person.objects.get(pk='{carla}'), number='{CARD}', actor='test', at=timezone.now())\n"
+    )
+    page = open_page(width=1440, height=900)  # a browser without any camera
+    page.add_init_script(axe_script())
+    sent = watched(page)
+    made = make_terminal(server, "Kiosk for cards")
+    open_to(server, made, carla, "card_and_pin")
+    pair(page, made)
+    expect(page.locator("#prompt")).to_have_text("Hold your card to the reader, or touch below.")
+    assert [str(issue) for issue in grave_issues(page, "the idle page of a door for cards")] == []
+    page.keyboard.type(CARD)
+    expect(page.locator("#pad .typed")).to_have_text("0048 1516 23")
+    assert [str(issue) for issue in grave_issues(page, "the pad with a card's number")] == []
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("group", name="Your PIN")).to_be_visible()
+    assert not holds(page, CARD)
+    page.keyboard.type(WRONG)
+    page.keyboard.press("Enter")
+    expect(page.locator("#sentence")).to_have_text("Card or PIN was not accepted.")
+    page.get_by_role("button", name="Try again").click()
+    page.get_by_role("button", name="Type the card number").click()
+    expect(page.get_by_role("group", name="Your card")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#prompt")).to_be_visible()
+    page.get_by_role("button", name="Type the card number").click()
+    page.keyboard.type(CARD)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("group", name="Your PIN")).to_be_visible()
+    page.keyboard.type(PIN)
+    page.keyboard.press("Enter")
+    expect(page.locator("#sentence")).to_have_text("Welcome.")
+    assert [body for _, body in sent] == [{"pin": WRONG, "card": CARD}, {"pin": PIN, "card": CARD}]
+    assert not holds(page, PIN) and not holds(page, CARD)
+    assert overflow(page) <= 0
+    assert complaints == []
+    server.run(
+        "from django.utils import timezone\n"
+        "from enrollment import services\n"
+        f"services.erase_person(person_id='{carla}', actor='test', at=timezone.now())\n"
+    )
