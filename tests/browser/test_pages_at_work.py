@@ -208,3 +208,75 @@ def test_retention_is_rehearsed_can_be_cancelled_and_is_applied_after_a_question
     assert not Person.objects.filter(pk=building.bob.pk).exists()
     assert Person.objects.filter(pk=building.alice.pk).exists()
     assert complaints == []
+
+
+def test_an_erasure_by_keyboard_says_what_it_does_can_be_cancelled_and_wants_the_name(
+    building: SimpleNamespace,  # noqa: F811
+    signed_in_page: SignedIn,  # noqa: F811
+) -> None:
+    bob = Person.objects.get(pk=building.bob.pk)
+    page = signed_in_page()
+    page.goto(reverse("person", args=[bob.pk]))
+    erase = page.get_by_role("link", name="Erase this person")
+    erase.press("Enter")
+    question = page.get_by_role("heading", level=1, name="Erase Bob Example?")
+    expect(question).to_be_focused()  # what is read aloud first; the field comes next
+    expect(page.locator("main")).to_contain_text("Nobody can bring it back")
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("full name to confirm")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Erase for good")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Cancel")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(erase).to_be_visible()
+    assert Person.objects.filter(pk=bob.pk).exists()
+
+    erase.press("Enter")
+    expect(question).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.type("Alice Example")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_be_focused()
+    assert Person.objects.filter(pk=bob.pk).exists()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("Bob Example")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Erased")
+    assert not Person.objects.filter(pk=bob.pk).exists()
+
+
+def test_a_lock_down_by_keyboard_can_be_cancelled(
+    building: SimpleNamespace,  # noqa: F811
+    signed_in_page: SignedIn,  # noqa: F811
+) -> None:
+    page = signed_in_page("guard")
+    page.goto("/")
+    begin = page.get_by_role("link", name="Lock down Harbour House")
+    begin.press("Enter")
+    expect(page.get_by_label("Reason")).to_be_focused()
+    expect(page.locator("main")).to_contain_text("refuses everybody, at once")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Cancel")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(begin).to_be_visible()
+    assert not Site.objects.get(pk=building.site.pk).locked_down
+
+
+def test_the_desk_works_with_the_keyboard_alone(
+    building: SimpleNamespace,  # noqa: F811
+    signed_in_page: SignedIn,  # noqa: F811
+) -> None:
+    bob = Person.objects.get(pk=building.bob.pk)
+    page = signed_in_page("enroller")
+    page.goto(reverse("enrollment_begin", args=[bob.pk]))  # consent comes first
+    page.get_by_label("I have read this text").press("Space")
+    page.get_by_role("button", name="Record consent and go on").press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Enroll Bob Example")
+    page.get_by_role("button", name="Start", exact=True).press("Enter")
+    expect(page.locator("#station")).to_be_visible()
+    page.get_by_role("button", name="Cancel this enrollment").press("Enter")
+    expect(page.locator("#enrollment[data-state=cancelled]")).to_be_visible()
+    assert bob.has_consent() and bob.enrollments.get().state == "cancelled"
