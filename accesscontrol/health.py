@@ -21,6 +21,8 @@ from accesscontrol.metrics import exposition
 #: Cache entry that every recognition worker renews with each of its heartbeats.
 WORKER_HEARD_KEY = "lintel:recognition-worker-heard"
 WORKER_HEARD_TTL_S = 30
+#: What a proxy adds to a request that it passes on.
+FORWARDED = ("X-Forwarded-For", "X-Real-IP", "Forwarded", "Via")
 log = structlog.get_logger(__name__)
 
 
@@ -82,6 +84,9 @@ def _worker_was_heard() -> bool:
 
 
 def _from_this_machine(request: HttpRequest) -> bool:
+    """Not through a proxy on this machine that nobody told us about: all the world would come from here."""
+    if settings.LINTEL_PROXY_HOPS == 0 and any(name in request.headers for name in FORWARDED):
+        return False
     try:
         return ipaddress.ip_address(request.META.get("REMOTE_ADDR", "")).is_loopback
     except ValueError:

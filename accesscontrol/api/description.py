@@ -1,10 +1,12 @@
-"""How the OpenAPI description says who may call. Importing this module is enough."""
+"""How the OpenAPI description says who may call. Importing this module is enough. And the address it is read at."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.views import SpectacularAPIView
+from rest_framework.request import Request
 
 from accesscontrol.authentication import ApiTokenAuthentication, TerminalSignature
 
@@ -33,3 +35,10 @@ class TokenDescription(OpenApiAuthenticationExtension):
             "scheme": "bearer",
             "description": "A token that an administrator made under System, API tokens, with the scopes it needs.",
         }
+
+
+class DescriptionView(SpectacularAPIView):
+    """There is one version. The package's `?version=` would go as it is into a header and into the document."""
+
+    def _get_version_parameter(self, request: Request) -> None:
+        return None

@@ -16,7 +16,6 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import serializers
 from rest_framework.authentication import BaseAuthentication
-from rest_framework.parsers import JSONParser
 from rest_framework.permissions import AllowAny, BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -44,6 +43,7 @@ from accesscontrol.authentication import (
     spend_nonce,
 )
 from accesscontrol.models import AccessAttempt, Door, Scope, Terminal
+from accesscontrol.parsers import JSONParser
 from accesscontrol.policy import EXPLANATIONS, Reason
 from accesscontrol.problems import Problem
 from enrollment.api import CaptureParser

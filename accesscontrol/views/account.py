@@ -39,6 +39,7 @@ from audit.services import record
 PENDING = "sign_in_pending"
 PENDING_SECONDS = 300
 RECOVERY_CODES = 8
+WRONG_CODE = "That code is not right or was used before. Wait for the next one and try again."
 
 
 @never_cache
@@ -61,7 +62,8 @@ def sign_in(request: HttpRequest) -> HttpResponse:
             return redirect(_with_next("/sign-in/code/", request))
         return _signed_in(request, user)
     if form.is_bound and not getattr(request, "axes_locked_out", False):
-        _record_failure(form)
+        name = form.cleaned_data.get("username", "")
+        _record_failure(get_user_model().objects.filter(username=name).first() if name else None)
     status = 422 if form.is_bound else 200
     return render(request, "account/sign_in.html", {"form": form, "next": _next(request)}, status=status)
 
@@ -86,9 +88,8 @@ def sign_in_code(request: HttpRequest) -> HttpResponse:
             user.otp_device = device
             request.session.pop(PENDING, None)
             return _signed_in(request, user)
-        form.add_error(
-            "code", "That code is not right or was used before. Wait for the next one and try again."
-        )
+        _record_failure(user, second_step=True)
+        form.add_error("code", WRONG_CODE)
     status = 422 if form.is_bound else 200
     return render(request, "account/sign_in_code.html", {"form": form, "next": _next(request)}, status=status)
 
@@ -180,25 +181,23 @@ def two_step(request: HttpRequest) -> HttpResponse:
     )
 
 
+@never_cache
 @require_http_methods(["GET", "POST"])
 def two_step_codes(request: HttpRequest) -> HttpResponse:
-    """Replaces the recovery codes; the old ones stop working."""
+    """Replaces the recovery codes; the old ones stop working. Asks for a code: each new one is a second step, and with
+    one of them an unattended screen could turn the second step off."""
     if not user_has_device(request.user):
         return redirect("two_step")
-    if request.method == "POST":
-        with transaction.atomic():
-            codes = _new_recovery_codes(request.user)
-            record(kind="user.recovery_codes_replaced", actor=_name(request.user), at=timezone.now())
-        return render(request, "account/recovery_codes.html", {"codes": codes, "first": False})
+    form = CodeForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        if _match(request.user, form.cleaned_data["code"]) is not None:
+            with transaction.atomic():
+                codes = _new_recovery_codes(request.user)
+                record(kind="user.recovery_codes_replaced", actor=_name(request.user), at=timezone.now())
+            return render(request, "account/recovery_codes.html", {"codes": codes, "first": False})
+        form.add_error("code", WRONG_CODE)
     return render(
-        request,
-        "confirm.html",
-        {
-            "title": "New recovery codes",
-            "explanation": "You get eight new codes. The codes you have now stop working at once.",
-            "verb": "Make new codes",
-            "back": "/account/",
-        },
+        request, "account/two_step_codes.html", {"form": form}, status=422 if form.is_bound else 200
     )
 
 
@@ -216,9 +215,7 @@ def two_step_off(request: HttpRequest) -> HttpResponse:
                 record(kind="user.two_step_disabled", actor=_name(request.user), at=timezone.now())
             messages.success(request, "Two-step sign-in is off. Your password alone signs you in now.")
             return redirect("account")
-        form.add_error(
-            "code", "That code is not right or was used before. Wait for the next one and try again."
-        )
+        form.add_error("code", WRONG_CODE)
     return render(request, "account/two_step_off.html", {"form": form}, status=422 if form.is_bound else 200)
 
 
@@ -267,17 +264,15 @@ def _stored(recovery_code: str) -> str:
     return hashlib.sha256(recovery_code.encode()).hexdigest()[:16]
 
 
-def _record_failure(form: AuthenticationForm) -> None:
+def _record_failure(user: Any, *, second_step: bool = False) -> None:
     """A name that nobody has is not kept: it may be a password in the wrong box, or a person whom no erasure would find
     here. The name of an account lies sealed under its subject, and goes with the account."""
-    name = form.cleaned_data.get("username", "")
-    user: Any = get_user_model().objects.filter(username=name).first() if name else None
     record(
         kind="user.sign_in_failed",
         actor="anonymous",
         at=timezone.now(),
         subject=f"user:{user.pk}" if user else "",
-        details={"known_name": user is not None},
+        details={"known_name": user is not None} | ({"second_step": True} if second_step else {}),
         personal={"username": _name(user)} if user else {},
     )
 

@@ -168,6 +168,16 @@ def test_a_body_that_is_no_json_is_a_problem(everything: Client) -> None:
     assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
 
 
+@pytest.mark.parametrize("opened", ["[", '{"a":'])
+def test_json_without_a_bottom_is_a_problem_and_no_fault_here(
+    client: Client, db: None, opened: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Anybody may send it: pairing asks for no proof."""
+    response = client.post("/api/v1/terminals/pair", opened * 60_000, content_type="application/json")
+    assert (response.status_code, response.json()["code"]) == (400, "malformed_request")
+    assert "Traceback" not in caplog.text
+
+
 def test_what_fails_inside_is_logged_and_says_nothing_to_the_caller(
     everything: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,3 +114,13 @@ def test_behind_a_proxy_that_adds_nothing_nobody_is_local(client: Client, settin
     settings.LINTEL_PROXY_HOPS = 2
     response = client.get("/metrics", REMOTE_ADDR="127.0.0.1", HTTP_X_FORWARDED_FOR="127.0.0.1")
     assert response.status_code == 404
+
+
+@pytest.mark.parametrize("header", health.FORWARDED)
+def test_metrics_do_not_leave_through_a_proxy_that_nobody_told_us_about(
+    client: Client, settings: Settings, header: str
+) -> None:
+    """A proxy with TLS on this machine makes every stranger come from here."""
+    settings.LINTEL_PROXY_HOPS = 0
+    assert client.get("/metrics").status_code == 200
+    assert client.get("/metrics", headers={header: "203.0.113.9"}).status_code == 404

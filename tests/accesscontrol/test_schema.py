@@ -51,6 +51,16 @@ def test_the_description_is_written_without_a_guess(django_db_setup: None) -> No
     call_command("spectacular", "--validate", "--fail-on-warn", file=os.devnull)
 
 
+@pytest.mark.parametrize("version", ["\x00", "2", "a\r\nSet-Cookie: b=c", '") ('])
+def test_nothing_that_a_reader_asks_for_gets_into_the_headers_of_the_description(
+    schema: dict[str, Any], version: str
+) -> None:
+    response = Client().get("/api/schema/", {"format": "json", "version": version})
+    assert response.status_code == HTTPStatus.OK
+    assert response["Content-Disposition"] == Client().get("/api/schema/?format=json")["Content-Disposition"]
+    assert json.loads(response.content) == schema
+
+
 def test_every_operation_names_one_kind_of_caller(schema: dict[str, Any]) -> None:
     kinds = schema["components"]["securitySchemes"]
     assert set(kinds) == {"terminalSignature", "apiToken"}

@@ -259,3 +259,49 @@ def test_a_chosen_time_zone_is_used_and_an_invented_one_is_refused(alma, client,
     client.post(reverse("time_zone"), {"zone": "Mars/Olympus"}, follow=True)
     client.cookies["lintel_time_zone"] = "Mars/Olympus"
     assert client.get(reverse("account")).status_code == 200
+
+
+def test_new_recovery_codes_ask_for_a_code_and_replace_the_old_ones(alma, device, client):
+    """Each recovery code is a second step: an unattended screen must not hand out eight of them."""
+    client.force_login(alma, backend="django.contrib.auth.backends.ModelBackend")
+    for data in ({}, {"code": ""}, {"code": "000000"}):
+        refused = client.post(reverse("two_step_codes"), data)
+        assert "account/recovery_codes.html" not in [template.name for template in refused.templates]
+    assert not StaticToken.objects.exists()
+    TOTPDevice.objects.update(throttling_failure_count=0, throttling_failure_timestamp=None)
+    shown = client.post(reverse("two_step_codes"), {"code": code_of(device)}).content.decode()
+    assert len(set(re.findall(r"[0-9a-f]{6}-[0-9a-f]{6}", shown))) == 8
+    assert StaticToken.objects.count() == 8
+
+
+def test_a_wrong_code_after_a_right_password_is_in_the_log(alma, device, client):
+    post(client)
+    client.post(reverse("sign_in_code"), {"code": "000000"})
+    entry = Entry.objects.get(kind="user.sign_in_failed")
+    assert (entry.actor, entry.subject) == ("anonymous", f"user:{alma.pk}")
+    assert entry.details == {"known_name": True, "second_step": True}
+
+
+def test_another_spelling_of_a_name_or_a_claimed_address_gives_no_further_tries(alma, settings):
+    """Forms fold full-width letters and blanks; nobody in front of this server says where a request came from."""
+    settings.LINTEL_PROXY_HOPS = 0
+    spellings = ["alma", "\uff41lma", " alma ", "al\uff4da", "alma"]
+    for number, name in enumerate(spellings):
+        liar = Client(headers={"X-Forwarded-For": f"203.0.113.{number}", "X-Real-IP": f"203.0.113.{number}"})
+        answer = post(liar, name=name, password="wrong")
+    assert len(spellings) == settings.AXES_FAILURE_LIMIT
+    assert answer.status_code == 429
+    assert post(Client()).status_code == 429
+
+
+def test_signing_in_changes_the_session(alma, client):
+    """A session that somebody else put into this browser is nobody's afterwards."""
+    session = client.session
+    session["planted"] = True
+    session.save()
+    client.cookies["lintel_session"] = planted = session.session_key
+    post(client)
+    assert client.session.session_key != planted
+    fixed = Client()
+    fixed.cookies["lintel_session"] = planted
+    assert not is_signed_in(fixed)
