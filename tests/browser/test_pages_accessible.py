@@ -300,6 +300,11 @@ def test_the_kiosk_has_no_grave_issue_from_pairing_to_a_door_that_opens(
     page.reload()
     expect(page.locator("body[data-tone=no] #sentence")).to_be_visible()
     walk.look(page, "the kiosk that refuses")
+    reply["reason"] = "pin_required"
+    reply["proof_until"] = (timezone.now() + timedelta(minutes=5)).isoformat()
+    page.reload()
+    expect(page.locator("#pad")).to_be_visible()
+    walk.look(page, "the kiosk that asks for a PIN")
     reply.clear()
     page.reload()
     expect(page.locator("#notice")).to_be_visible()

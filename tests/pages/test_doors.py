@@ -135,7 +135,8 @@ def test_a_site_a_zone_and_a_door_are_added_with_audit_entries(administrator):
     administrator.post(reverse("zone_create", args=[site.pk]), {"name": "Attic", "anti_passback": "on"})
     zone = Zone.objects.get(site=site)
     administrator.post(
-        reverse("door_create"), {"name": "Gate", "site": site.pk, "zone": zone.pk, "is_active": "on"}
+        reverse("door_create"),
+        {"name": "Gate", "site": site.pk, "zone": zone.pk, "asks_for": Door.AsksFor.FACE, "is_active": "on"},
     )
     assert Door.objects.get(name="Gate").zone == zone
     kinds = set(Entry.objects.values_list("kind", flat=True))
