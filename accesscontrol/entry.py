@@ -156,17 +156,30 @@ class EntryQuestion:
         )
         for person_id, group_id in members.values_list("person_id", "accessgroup_id"):
             rules_of[person_id] += by_group[group_id]
-        return [self._entry(person, rules_of[person.pk]) for person in found]
+        have_pin, have_card = self._have_numbers(found)
+        return [
+            self._entry(person, rules_of[person.pk], person.pk in have_pin, person.pk in have_card)
+            for person in found
+        ]
 
-    def _entry(self, person: Any, rules: Sequence[policy.RuleFacts]) -> Entry:
+    def _have_numbers(self, people: Sequence[Any]) -> tuple[set[uuid.UUID], set[uuid.UUID]]:
+        """Which of them have a PIN, and which a card that works; nobody is asked where no door asks."""
+        if self.door.asks_for == Asked.FACE:
+            return set(), set()
+        known = [person.pk for person in people]
+        pins = Pin.objects.filter(person__in=known).values_list("person_id", flat=True)
+        cards = Card.objects.filter(person__in=known, blocked_at=None).values_list("person_id", flat=True)
+        return set(pins), set(cards)
+
+    def _entry(self, person: Any, rules: Sequence[policy.RuleFacts], has_pin: bool, has_card: bool) -> Entry:
         facts = policy.PersonFacts(
             person_id=str(person.pk),
             is_active=person.is_active,
             valid_from=person.valid_from,
             valid_until=person.valid_until,
             has_consent=person.has_consent_now,
-            has_pin=person.has_pin_now,
-            has_card=person.has_card_now,
+            has_pin=has_pin,
+            has_card=has_card,
         )
         decision = self._decide(facts, is_enrolled=person.is_enrolled_now, rules=tuple(rules))
         return Entry(person, decision.granted, decision.reason)

@@ -45,6 +45,7 @@ def server() -> Iterator[Server]:
         running = Server(Path(folder))
         running.environment["LINTEL_ATTEMPT_DEADLINE_MS"] = "30000"
         running.environment["LINTEL_PAYLOAD_TTL_S"] = "120"
+        running.environment["LINTEL_PROOF_TTL_S"] = "300"
         try:
             running.start()
             yield running

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.axe import axe_script, grave_issues
@@ -20,15 +19,6 @@ from tests.browser.test_kiosk import (  # noqa: F401
 )
 
 PIN, WRONG, CARD = "730519", "730518", "0048151623"
-
-
-@pytest.fixture(autouse=True)
-def _people_have_time(server: Server) -> None:  # noqa: F811
-    """A busy machine is slow to type."""
-    if server.environment.get("LINTEL_PROOF_TTL_S") != "300":
-        server.environment["LINTEL_PROOF_TTL_S"] = "300"
-        server.stop()
-        server.start()
 
 
 def open_to(server: Server, made: dict[str, str], person_id: str, asks_for: str) -> None:  # noqa: F811
