@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from recognition.backbone import UNPROTECTED, build_backbone
 from recognition.checkpoint import (
+    MODELS,
     AcceptedProfile,
     Calibration,
     Model,
@@ -132,6 +133,16 @@ def test_a_name_means_a_model_of_the_package_and_a_path_means_itself(tmp_path: P
     assert model_folder("default").parts[-3:] == ("recognition", "models", "default")
     assert model_folder(tmp_path / "mine") == tmp_path / "mine"
     assert model_folder("models/mine") == Path("models/mine")
+
+
+def test_what_ships_is_small_has_a_card_and_its_default_can_open_doors_while_the_twin_cannot() -> None:
+    assert sum(file.stat().st_size for file in MODELS.rglob("*") if file.is_file()) <= 8_000_000
+    shipped = {folder.name: load_model(folder) for folder in MODELS.iterdir() if folder.is_dir()}
+    assert all((MODELS / name / "CARD.md").exists() for name in shipped)
+    assert [one.profile.name for one in shipped["default"].accepted] == ["balanced", "strict"]
+    assert all(one.calibration.comparisons > 1_000_000 for one in shipped["default"].accepted)
+    twin = shipped["default-unprotected"]
+    assert twin.backbone.transform == UNPROTECTED and not twin.accepted
 
 
 def test_one_template_at_a_measured_rate_takes_the_measured_threshold() -> None:
