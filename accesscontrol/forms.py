@@ -153,6 +153,7 @@ class TerminalForm(forms.ModelForm[Terminal]):
         super().__init__(*arguments, **named)
         doors = _choice(self, "door")
         doors.empty_label = "none"
+        self.fields["asks_for"].required = False  # left out: a new door asks for a face, another one as before
         doors.queryset = Door.objects.select_related("site").order_by("site__name", "name")
         doors.label_from_instance = _place
 

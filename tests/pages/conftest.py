@@ -26,8 +26,7 @@ from accesscontrol.models import (
 from accesscontrol.services import create_api_token
 from enrollment.consent_texts import CONSENT_TEXTS
 from enrollment.invitations import issue_invitation
-from enrollment.models import Enrollment, ErasureCertificate, ProtectedTemplate
-from enrollment.proofs import add_card, set_pin
+from enrollment.models import Card, Enrollment, ErasureCertificate, Pin, ProtectedTemplate
 from enrollment.services import record_consent, register_person
 from tests.pages.support import make_attempt, make_user
 
@@ -116,8 +115,10 @@ def building(db) -> SimpleNamespace:
         last_at=now,
     )
     token, secret = create_api_token(name="Visitor desk", scopes=["people:read"], actor="integrator", at=now)
-    set_pin(person=alice, pin="730519", actor="test", at=now)
-    card = add_card(person=alice, number="0048151623", actor="test", at=now)
+    Pin.objects.create(person=alice, hash="a hash", set_at=now, set_by="test")
+    card = Card.objects.create(
+        person=alice, number_hash="ab" * 32, ends_with="1623", added_at=now, added_by="test"
+    )
     erased = ErasureCertificate.objects.create(
         person_id=uuid.uuid4(), erased_at=now, certificate={"format": 1}
     )
