@@ -61,6 +61,26 @@ class LocalMoment(forms.DateTimeField):
         super().__init__(input_formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"], **arguments)
 
 
+class NamedForm(forms.ModelForm[Any]):
+    """A row that people know by its name; says in words that another has it. The database says it too, in its own."""
+
+    noun: str
+    among = ""  # where the name must be the only one, if not everywhere
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        name = data.get("name")
+        if name and self.namesakes(data).filter(name=name).exclude(pk=self.instance.pk).exists():
+            self.add_error(
+                "name", f"There is already a {self.noun} called {name}{self.among}. Choose another name."
+            )
+        return data
+
+    def namesakes(self, data: dict[str, Any]) -> QuerySet[Any]:
+        """The rows among which the name must be the only one."""
+        return self._meta.model._default_manager.all()
+
+
 class CodeForm(forms.Form):
     code = forms.CharField(
         label="Code",
@@ -87,7 +107,8 @@ class TimeZoneForm(forms.Form):
         _choice(self, "zone").choices = [("", "the time zone of the site"), *_zones()]
 
 
-class SiteForm(forms.ModelForm[Site]):
+class SiteForm(NamedForm):
+    noun = "site"
     timezone = forms.ChoiceField(
         label="Time zone", help_text="Schedules and holidays of this site follow this clock."
     )
@@ -103,14 +124,21 @@ class SiteForm(forms.ModelForm[Site]):
             self.initial["timezone"] = timezone.get_current_timezone_name()
 
 
-class ZoneForm(forms.ModelForm[Zone]):
+class ZoneForm(NamedForm):
+    noun, among = "zone", " at this site"
+
     class Meta:
         model = Zone
         fields = ("name", "anti_passback")
         labels = {"anti_passback": "Refuse a second entry until the person has left (anti-passback)"}
 
+    def namesakes(self, data: dict[str, Any]) -> QuerySet[Any]:
+        return Zone.objects.filter(site=self.instance.site_id)
 
-class DoorForm(forms.ModelForm[Door]):
+
+class DoorForm(NamedForm):
+    noun, among = "door", " at this site"
+
     class Meta:
         model = Door
         fields = ("name", "site", "zone", "asks_for", "is_active")
@@ -128,6 +156,9 @@ class DoorForm(forms.ModelForm[Door]):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         _choice(self, "site").empty_label = "choose a site"
+        self.fields[
+            "asks_for"
+        ].required = False  # left out: a new door asks for a face, another one as before
         _choice(self, "zone").empty_label = "none: it leads out"
         _choice(self, "zone").queryset = Zone.objects.select_related("site")
         _choice(self, "zone").label_from_instance = lambda zone: f"{zone.name} ({zone.site.name})"
@@ -141,8 +172,13 @@ class DoorForm(forms.ModelForm[Door]):
             )
         return data
 
+    def namesakes(self, data: dict[str, Any]) -> QuerySet[Any]:
+        return Door.objects.filter(site=data.get("site"))
 
-class TerminalForm(forms.ModelForm[Terminal]):
+
+class TerminalForm(NamedForm):
+    noun = "terminal"
+
     class Meta:
         model = Terminal
         fields = ("name", "role", "door")
@@ -153,7 +189,6 @@ class TerminalForm(forms.ModelForm[Terminal]):
         super().__init__(*arguments, **named)
         doors = _choice(self, "door")
         doors.empty_label = "none"
-        self.fields["asks_for"].required = False  # left out: a new door asks for a face, another one as before
         doors.queryset = Door.objects.select_related("site").order_by("site__name", "name")
         doors.label_from_instance = _place
 
@@ -188,12 +223,14 @@ class HolidayForm(forms.ModelForm[Holiday]):
         return date
 
 
-class ScheduleForm(forms.ModelForm[Schedule]):
+class ScheduleForm(NamedForm):
     """A week of permitted hours: up to three stretches a day, each a pair of time controls.
 
     `weekly` is stored as [{"day": 0, "from": "07:00", "to": "19:00"}], Monday being 0; "24:00" ends a day,
     and an end before its beginning lies on the next day.
     """
+
+    noun = "schedule"
 
     class Meta:
         model = Schedule
@@ -277,13 +314,16 @@ def _problem(day: str, start: str, end: str, previous_end: str | None) -> str | 
     return None
 
 
-class GroupForm(forms.ModelForm[AccessGroup]):
+class GroupForm(NamedForm):
+    noun = "group"
+
     class Meta:
         model = AccessGroup
         fields = ("name",)
 
 
-class RuleForm(forms.ModelForm[AccessRule]):
+class RuleForm(NamedForm):
+    noun = "rule"
     valid_from = LocalMoment(label="From", required=False)
     valid_until = LocalMoment(label="Until", required=False)
 
@@ -461,6 +501,7 @@ class UserForm(forms.ModelForm[Any]):
             "username": "What they type to sign in.",
             "is_active": "Take this away instead of deleting.",
         }
+        error_messages = {"username": {"unique": "There is already a user of this name. Choose another one."}}
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)

@@ -74,6 +74,7 @@ class AttemptsAtOnce:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if request.path_info != ATTEMPTS and not request.path_info.startswith(f"{ATTEMPTS}/"):
             return self.get_response(request)
+        request.get_host()  # refuses a name that is not ours, as Django's own middleware does for the rest
         request.resolver_match = match = resolve(request.path_info)
         response: HttpResponse = match.func(request, *match.args, **match.kwargs)
         if hasattr(response, "render"):

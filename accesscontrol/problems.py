@@ -9,10 +9,11 @@ from http import HTTPStatus
 from typing import Any
 
 import redis
-from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.core.signals import got_request_exception
 from django.db import DatabaseError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
+from django.views import defaults
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:lintel:problem:"
+API = "/api/"
+HOST_UNKNOWN = "This server is not known under that name. Use one that LINTEL_ALLOWED_HOSTS lists."
 
 #: DRF's codes where they differ from ours.
 CODES: Mapping[type[exceptions.APIException], str] = {
@@ -96,11 +99,32 @@ def problem_response(exc: Exception, context: Mapping[str, Any]) -> Response:
 
 def not_found(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
     """Any address under /api/ that leads nowhere."""
-    return JsonResponse(
-        _body(404, "not_found", "There is no such address in this API."),
-        status=404,
-        content_type=CONTENT_TYPE,
-    )
+    return _before_any_view(404, "not_found", "There is no such address in this API.")
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """What no view has seen yet: a problem under /api/, a page elsewhere."""
+    if not request.path_info.startswith(API):
+        return defaults.bad_request(request, exception)
+    if isinstance(exception, DisallowedHost):
+        return _before_any_view(400, "host_unknown", HOST_UNKNOWN)
+    return _before_any_view(400, "malformed_request", "The request cannot be understood.")
+
+
+def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if request.path_info.startswith(API):
+        return not_found(request)
+    return defaults.page_not_found(request, exception)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    if request.path_info.startswith(API):
+        return _before_any_view(500, "internal_error", "Something went wrong here. It is logged.")
+    return defaults.server_error(request)
+
+
+def _before_any_view(status_code: int, code: str, detail: str) -> HttpResponse:
+    return JsonResponse(_body(status_code, code, detail), status=status_code, content_type=CONTENT_TYPE)
 
 
 def _of_api_exception(exc: exceptions.APIException) -> Response:

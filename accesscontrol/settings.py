@@ -343,7 +343,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["accesscontrol.parsers.JSONParser"],
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "accesscontrol.described.Operation",
     "EXCEPTION_HANDLER": "accesscontrol.problems.problem_response",
     "UNAUTHENTICATED_USER": None,
     "NUM_PROXIES": LINTEL_PROXY_HOPS,

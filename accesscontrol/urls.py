@@ -9,6 +9,10 @@ from drf_spectacular.views import SpectacularSwaggerSplitView
 from accesscontrol import health, live
 from accesscontrol.api.description import DescriptionView
 
+handler400 = "accesscontrol.problems.bad_request"
+handler404 = "accesscontrol.problems.page_not_found"
+handler500 = "accesscontrol.problems.server_error"
+
 urlpatterns = [
     path("api/v1/", include("accesscontrol.api_urls")),  # first: a door waits for every address tried before
     path("healthz", health.healthz, name="healthz"),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_serializer
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema, extend_schema_serializer
 from rest_framework import serializers, status
 from rest_framework.exceptions import APIException
 from rest_framework.permissions import BasePermission
@@ -21,6 +22,53 @@ from audit.models import Checkpoint, Entry
 
 MAX_INDEX = 2**62  # within every database's integers
 MAX_LIMIT = 500
+
+
+_NOTE = "lintel.local/audit\n128\nZ3V0ZW4gVGFn...\n\n\u2014 lintel.local/audit qk2x...\n"
+_ENTRY = {
+    "version": 1,
+    "index": 127,
+    "at": "2026-11-24T08:00:00.120000Z",
+    "kind": "person.registered",
+    "actor": "token:HR",
+    "subject": "person:3f0b7a52-6f5e-4d0a-9d53-0d1f4b0c8a11",
+    "details": {"kind": "employee"},
+    "personal": {"full_name": "5d41...c592"},
+    "leaf_hash": "9f86...0a08",
+}
+_ENTRIES = {
+    "entries": [_ENTRY],
+    "next_after": None,
+    "checkpoint": {"size": 128, "root": "2c26...7ae", "note": _NOTE},
+}
+_INCLUSION = {
+    "path": ["ba78...15ad", "e3b0...b855"],
+    "checkpoint": _NOTE,
+    "public_keys": ["lintel.local/audit+8f2c...+AQ..."],
+    "entry": {name: value for name, value in _ENTRY.items() if name != "leaf_hash"},
+    "leaf_hash": _ENTRY["leaf_hash"],
+}
+_CONSISTENCY = {
+    "first": 64,
+    "second": 128,
+    "path": ["ba78...15ad"],
+    "checkpoint": _NOTE,
+    "public_keys": _INCLUSION["public_keys"],
+}
+
+
+def _refusal(status_code: int, title: str, code: str, detail: str) -> OpenApiResponse:
+    body = {
+        "type": f"urn:lintel:problem:{code}",
+        "title": title,
+        "status": status_code,
+        "code": code,
+        "detail": detail,
+    }
+    problem = OpenApiExample(code, body, response_only=True, media_type="application/problem+json")
+    return OpenApiResponse(
+        OpenApiTypes.OBJECT, "Refused; `code` says why and stays the same between versions.", [problem]
+    )
 
 
 class NotProvable(APIException):
@@ -96,6 +144,7 @@ class EntriesView(AuditView):
         summary="Read the audit log",
         parameters=[Query],
         responses={200: Answer},
+        examples=[OpenApiExample("One entry", _ENTRIES, response_only=True)],
         tags=["audit"],
     )
     def get(self, request: Request) -> Response:
@@ -152,9 +201,15 @@ class ProofsView(AuditView):
         parameters=[Query],
         responses={
             200: Answer,
-            404: OpenApiResponse(description="entry_unknown, size_unknown"),
-            409: OpenApiResponse(description="not_covered: no checkpoint covers the entry yet"),
+            404: _refusal(404, "Not Found", "entry_unknown", "The log has no such entry."),
+            409: _refusal(
+                409, "Conflict", "not_covered", "No checkpoint covers this entry yet. Ask again later."
+            ),
         },
+        examples=[
+            OpenApiExample("An entry is in the log", _INCLUSION, response_only=True),
+            OpenApiExample("The log has only grown", _CONSISTENCY, response_only=True),
+        ],
         tags=["audit"],
     )
     def get(self, request: Request) -> Response:

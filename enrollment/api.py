@@ -207,6 +207,17 @@ _PROGRESS = {
     "duplicate_of": None,
     "expires_at": "2026-11-24T08:15:00Z",
 }
+_COMPLETED = _PROGRESS | {
+    "state": "completed",
+    "captures_accepted": 3,
+    "reason": "completed",
+    "message": services.MESSAGES["completed"],
+}
+_CANCELLED = _PROGRESS | {
+    "state": "cancelled",
+    "reason": "cancelled",
+    "message": services.MESSAGES["cancelled"],
+}
 _TERMINAL_PROGRESS = {
     name: value
     for name, value in _PROGRESS.items()
@@ -224,7 +235,17 @@ _CERTIFICATE = {
     "enrollments_deleted": 1,
     "gallery_sequence": 128,
 }
-_PROBLEM = {"type": "about:blank", "status": 409, "title": "Conflict"}
+_CONSENT = {
+    "id": 12,
+    "text": "I agree that ...",
+    "version": "2026-11",
+    "language": "en",
+    "method": "signed",
+    "given_at": "2026-11-24T08:00:00Z",
+    "recorded_by": "token:HR",
+    "withdrawn_at": None,
+}
+_PROBLEM = {"type": "urn:lintel:problem:consent_missing", "title": "Conflict", "status": 409}
 CONFLICT = OpenApiResponse(
     OpenApiTypes.OBJECT,
     "Refused; `code` says why and stays the same between versions.",
@@ -239,8 +260,10 @@ CONFLICT = OpenApiResponse(
 )
 
 
-def _example(name: str, value: object, *, request: bool = False) -> OpenApiExample:
-    return OpenApiExample(name, value, request_only=request, response_only=not request)
+def _example(name: str, value: object, *, request: bool = False, status: int | None = None) -> OpenApiExample:
+    """An answer of 200 or 201 unless `status` says which."""
+    codes = [str(status)] if status else None
+    return OpenApiExample(name, value, request_only=request, response_only=not request, status_codes=codes)
 
 
 # For integrators
@@ -250,6 +273,7 @@ class PeopleView(EnrollmentView):
     """List, search and register people."""
 
     scopes: ClassVar[dict[str, str]] = {"GET": PEOPLE_READ, "POST": PEOPLE_WRITE}
+    pagination_class = PeoplePagination  # for the description
 
     @extend_schema(
         operation_id="people_list",
@@ -330,6 +354,7 @@ class PersonConsentsView(EnrollmentView):
         operation_id="people_consents_list",
         summary="List a person's consents",
         responses={200: ConsentSerializer(many=True)},
+        examples=[_example("On paper", _CONSENT)],
     )
     def get(self, request: Request, person_id: uuid.UUID) -> Response:
         person = get_object_or_404(Person, pk=person_id)
@@ -346,7 +371,8 @@ class PersonConsentsView(EnrollmentView):
                 "On paper",
                 {"text": "I agree that ...", "version": "2026-11", "language": "en", "method": "signed"},
                 request=True,
-            )
+            ),
+            _example("Recorded", _CONSENT),
         ],
     )
     def post(self, request: Request, person_id: uuid.UUID) -> Response:
@@ -445,7 +471,8 @@ class EnrollmentCompleteView(EnrollmentView):
                 "They are twins",
                 {"accept_duplicate": True, "reason": "Identical twins; both showed a passport."},
                 request=True,
-            )
+            ),
+            _example("Completed", _COMPLETED),
         ],
     )
     def post(self, request: Request, enrollment_id: uuid.UUID) -> Response:
@@ -468,6 +495,7 @@ class EnrollmentCancelView(EnrollmentView):
         summary="Cancel an enrollment and discard its captures",
         request=None,
         responses={200: ProgressSerializer, 409: CONFLICT},
+        examples=[_example("Cancelled", _CANCELLED)],
     )
     def post(self, request: Request, enrollment_id: uuid.UUID) -> Response:
         enrollment = services.cancel_enrollment(
@@ -588,7 +616,7 @@ class TerminalCapturesView(CapturesView, TerminalEnrollmentView):
             OpenApiParameter(QUALITY_HEADER, str, OpenApiParameter.HEADER, description="`score=0.87`")
         ],
         responses={202: TerminalProgressSerializer, 409: CONFLICT},
-        examples=[_example("On its way", _TERMINAL_PROGRESS | {"captures_pending": 1})],
+        examples=[_example("On its way", _TERMINAL_PROGRESS | {"captures_pending": 1}, status=202)],
     )
     def post(self, request: Request, enrollment_id: uuid.UUID) -> Response:
         enrollment = self.take(request, self._enrollment_here(enrollment_id))

@@ -63,6 +63,8 @@ class FolderSource:
     """Every picture once, by name."""
 
     def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise CameraError(f"there is no folder {folder}")
         self._paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
         if not self._paths:
             raise CameraError(f"{folder} holds no pictures ({', '.join(PICTURES)})")

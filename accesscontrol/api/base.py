@@ -146,8 +146,10 @@ def signed(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     return answer
 
 
-def example(name: str, value: object, *, request: bool = False) -> OpenApiExample:
-    return OpenApiExample(name, value, request_only=request, response_only=not request)
+def example(name: str, value: object, *, request: bool = False, status: int | None = None) -> OpenApiExample:
+    """An answer of 200 or 201 unless `status` says which."""
+    codes = [str(status)] if status else None
+    return OpenApiExample(name, value, request_only=request, response_only=not request, status_codes=codes)
 
 
 def refusal(status: int, title: str, code: str, detail: str) -> OpenApiResponse:

@@ -29,6 +29,34 @@ PAGE_PARAMETERS = [
 NOT_ALLOWED = refusal(403, "Forbidden", "not_allowed", "The token lacks the scope.")
 NOT_FOUND = refusal(404, "Not Found", "not_found", "There is nothing here.")
 INVALID = refusal(400, "Bad Request", "invalid", "Some fields are not valid.")
+_SITE = {
+    "id": 1,
+    "name": "Headquarters",
+    "timezone": "Europe/Vienna",
+    "locked_down": False,
+    "locked_down_reason": "",
+    "locked_down_at": None,
+}
+_DOOR = {
+    "id": "0a6f7f0e-52a0-4c55-9f7e-2c1f5b0e9d11",
+    "name": "Front door",
+    "site": 1,
+    "zone": None,
+    "asks_for": "face",
+    "is_active": True,
+}
+_TERMINAL = {
+    "id": "b3e2f5b0-4a6e-4a7d-8d3c-0b6d7c9f2e10",
+    "name": "Front door, outside",
+    "role": "door",
+    "door": _DOOR["id"],
+    "state": "active",
+    "paired_at": "2026-11-24T08:00:00Z",
+    "revoked_at": None,
+    "last_seen_at": "2026-11-24T09:30:12Z",
+    "software": "lintel-terminal 0.1",
+}
+_SCHEDULE = {"id": 1, "name": "Office hours", "weekly": [{"day": 0, "from": "07:00", "to": "19:00"}]}
 _RULE = {
     "id": 7,
     "name": "Staff, front door",
@@ -103,6 +131,7 @@ class ListView(IntegratorView, ABC):
     """A page of rows. Subclasses say which."""
 
     row: type[serializers.ModelSerializer[Any]]
+    pagination_class = Pages  # for the description
 
     @abstractmethod
     def rows(self) -> QuerySet[Any]:
@@ -123,7 +152,7 @@ class SitesView(ListView):
 
     @extend_schema(
         operation_id="sites_list", summary="List sites", parameters=PAGE_PARAMETERS,
-        responses={200: SiteRow(many=True), 403: NOT_ALLOWED},
+        responses={200: SiteRow(many=True), 403: NOT_ALLOWED}, examples=[example("A site", _SITE)],
     )  # fmt: skip
     def get(self, request: Request) -> Response:
         return self.page(request)
@@ -138,7 +167,7 @@ class DoorsView(ListView):
 
     @extend_schema(
         operation_id="doors_list", summary="List doors", parameters=PAGE_PARAMETERS,
-        responses={200: DoorRow(many=True), 403: NOT_ALLOWED},
+        responses={200: DoorRow(many=True), 403: NOT_ALLOWED}, examples=[example("A door", _DOOR)],
     )  # fmt: skip
     def get(self, request: Request) -> Response:
         return self.page(request)
@@ -151,6 +180,7 @@ class DoorView(IntegratorView):
         operation_id="doors_read",
         summary="Read one door",
         responses={200: DoorRow, 403: NOT_ALLOWED, 404: NOT_FOUND},
+        examples=[example("A door", _DOOR)],
     )
     def get(self, request: Request, door_id: uuid.UUID) -> Response:
         return Response(DoorRow(get_object_or_404(Door, pk=door_id)).data)
@@ -166,6 +196,7 @@ class TerminalsView(ListView):
     @extend_schema(
         operation_id="terminals_list", summary="List terminals", parameters=PAGE_PARAMETERS,
         responses={200: TerminalRow(many=True), 403: NOT_ALLOWED},
+        examples=[example("A terminal", _TERMINAL)],
     )  # fmt: skip
     def get(self, request: Request) -> Response:
         return self.page(request)
@@ -181,6 +212,7 @@ class SchedulesView(ListView):
     @extend_schema(
         operation_id="schedules_list", summary="List schedules", parameters=PAGE_PARAMETERS,
         responses={200: ScheduleRow(many=True), 403: NOT_ALLOWED},
+        examples=[example("A schedule", _SCHEDULE)],
     )  # fmt: skip
     def get(self, request: Request) -> Response:
         return self.page(request)
@@ -196,6 +228,7 @@ class GroupsView(ListView):
     @extend_schema(
         operation_id="groups_list", summary="List groups", parameters=PAGE_PARAMETERS,
         responses={200: GroupRow(many=True), 403: NOT_ALLOWED},
+        examples=[example("A group", {"id": 3, "name": "Staff"})],
     )  # fmt: skip
     def get(self, request: Request) -> Response:
         return self.page(request)

@@ -89,6 +89,27 @@ _ASKS_FOR_MORE = {
     "next_step": "Enter the PIN.",
     "proof_until": "2026-11-24T08:00:45.120Z",
 }
+_ATTEMPT = {
+    "id": _ANSWER["attempt_id"],
+    "state": "settled",
+    "granted": True,
+    "reason": "granted",
+    "detail": "",
+    "shown": "face",
+    "follows": None,
+    "door": _ANSWER["door_id"],
+    "terminal": _TERMINAL["terminal_id"],
+    "person": "3f0b7a52-6f5e-4d0a-9d53-0d1f4b0c8a11",
+    "score": 0.71,
+    "threshold": 0.52,
+    "gallery_size": 100,
+    "model": "default",
+    "profile_hash": "5f0c...e1",
+    "payload_bytes": 14683,
+    "received_at": "2026-11-24T08:00:00Z",
+    "deadline_at": "2026-11-24T08:00:03Z",
+    "settled_at": "2026-11-24T08:00:00.120Z",
+}
 _PENDING = {
     "attempt_id": _ANSWER["attempt_id"],
     "poll": f"/api/v1/attempts/{_ANSWER['attempt_id']}",
@@ -291,6 +312,7 @@ class ProfileView(TerminalView):
             200: OpenApiResponse(OpenApiTypes.OBJECT, "The canonical JSON of the profile"),
             404: refusal(404, "Not Found", "not_found", "There is nothing here."),
         },
+        examples=[example("The beginning of one", {"name": "balanced", "transform": "critical"})],
     )
     def get(self, request: Request, profile_hash: str) -> HttpResponse:
         profile = captures.known_profiles().get(profile_hash)
@@ -326,6 +348,7 @@ class AttemptsView(AccessView):
 
     scopes: ClassVar[dict[str, str]] = {"GET": Scope.ATTEMPTS_READ}
     parser_classes = (CaptureParser, JSONParser)
+    pagination_class = Pages  # for the description
     _nonce_is_left_to_the_attempt = False
 
     @property
@@ -357,6 +380,7 @@ class AttemptsView(AccessView):
             400: refusal(400, "Bad Request", "invalid", "Some fields are not valid."),
             403: refusal(403, "Forbidden", "not_allowed", "The token lacks the scope attempts:read."),
         },
+        examples=[example("Let in", _ATTEMPT)],
     )
     def get(self, request: Request) -> Response:
         asked = valid(AttemptFilter, request.query_params)
@@ -391,7 +415,7 @@ class AttemptsView(AccessView):
         examples=[
             example("Granted", _ANSWER),
             example("The door asks for a PIN as well", _ASKS_FOR_MORE),
-            example("Not decided in time", _PENDING),
+            example("Not decided in time", _PENDING, status=202),
         ],
     )
     def post(self, request: Request) -> Response:
@@ -455,7 +479,7 @@ class AttemptView(TerminalView):
             202: PendingSerializer,
             404: refusal(404, "Not Found", "not_found", "Nothing."),
         },
-        examples=[example("Granted", _ANSWER), example("Not decided yet", _PENDING)],
+        examples=[example("Granted", _ANSWER), example("Not decided yet", _PENDING, status=202)],
     )
     def get(self, request: Request, attempt_id: uuid.UUID) -> Response:
         if not AccessAttempt.objects.filter(pk=attempt_id, terminal=_terminal(request)).exists():

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.paginator import Page, Paginator
+from django.db import IntegrityError
 from django.db.models import Model, QuerySet
 from django.forms import BaseForm, ModelForm
 from django.http import HttpRequest, HttpResponse
@@ -16,6 +17,10 @@ from django.utils import timezone
 from accesscontrol.configuration import delete_configuration, save_configuration
 
 PAGE_SIZE = 50
+SAVED_MEANWHILE = (
+    "Somebody else saved a change at the same moment, so yours is not saved. "
+    "Look at what is there now and try again."
+)
 #: Where the form of a noun leads back to, where that is a list.
 BACK_LABELS = {"rule": "Rules", "schedule": "Schedules", "user": "Users"}
 
@@ -65,9 +70,13 @@ def edit(
 ) -> HttpResponse:
     """Shows `form`; saves a valid one with an audit entry, else shows it again as it was typed."""
     if request.method == "POST" and form.is_valid():
-        thing = save_configuration(form=form, noun=noun, actor=actor_of(request), at=timezone.now())
-        messages.success(request, done.format(thing))
-        return redirect(then(thing) if then else back)
+        try:
+            thing = save_configuration(form=form, noun=noun, actor=actor_of(request), at=timezone.now())
+        except IntegrityError:  # between the form's look and our write; nothing of ours is written
+            form.add_error(None, SAVED_MEANWHILE)
+        else:
+            messages.success(request, done.format(thing))
+            return redirect(then(thing) if then else back)
     context = {
         "back_label": BACK_LABELS.get(noun, "Back"),
         **context,

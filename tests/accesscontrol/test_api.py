@@ -202,3 +202,53 @@ def test_an_attempt_costs_few_queries(place: Place, alice: Person, payload: Any)
         assert place.device.attempt(body).json()["granted"] is True
     statements = [query["sql"] for query in queries if "SAVEPOINT" not in query["sql"]]
     assert len(statements) <= 24, "\n".join(statements)
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/doors", "/api/v1/terminals/me", "/api/v1/attempts", "/api/schema/", "/api/nowhere"]
+)
+def test_a_name_that_this_server_does_not_go_by_is_refused_as_a_problem(
+    place: Place, everything: Client, path: str
+) -> None:
+    answer = everything.get(path, headers={"Host": "elsewhere.example.org"})
+    assert answer.status_code == 400, answer.content
+    assert answer["Content-Type"] == "application/problem+json"
+    assert answer.json()["code"] == "host_unknown"
+
+
+def test_a_signed_request_under_another_name_is_refused_as_a_problem(place: Place) -> None:
+    headers = {
+        **place.device.sign("GET", "/api/v1/attempts/" + str(place.door.pk)),
+        "Host": "elsewhere.example.org",
+    }
+    answer = place.device.send("GET", "/api/v1/attempts/" + str(place.door.pk), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "host_unknown")
+
+
+def test_a_page_asked_for_under_another_name_is_refused_as_a_page(db: None, client: Client) -> None:
+    answer = client.get("/sign-in/", headers={"Host": "elsewhere.example.org"})
+    assert answer.status_code == 400
+    assert answer["Content-Type"].startswith("text/html")
+
+
+def test_what_fails_before_any_view_is_a_problem_in_the_api_and_a_page_elsewhere(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(raise_request_exception=False)
+
+    def fail(self: object, request: object) -> None:
+        raise RuntimeError("the secret of the house")
+
+    monkeypatch.setattr("django.middleware.common.CommonMiddleware.process_request", fail)
+    answer = client.get("/api/v1/doors")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert "secret" not in answer.content.decode()
+    assert client.get("/sign-in/")["Content-Type"].startswith("text/html")
+
+
+def test_every_address_of_the_api_that_leads_nowhere_is_a_problem(db: None, client: Client) -> None:
+    for path in ("/api/", "/api/nowhere", "/api/v2/doors", "/api/v1/nowhere"):
+        answer = client.get(path)
+        assert (answer.status_code, answer["Content-Type"]) == (404, "application/problem+json"), path
+    assert client.get("/api/docs").status_code == 301
+    assert client.get("/nowhere")["Content-Type"].startswith("text/html")

@@ -207,3 +207,28 @@ def test_a_terminal_that_asks_too_often_is_slowed_down(place: Place, monkeypatch
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert answers[2].json()["code"] == "too_many_requests"
     assert int(answers[2]["Retry-After"]) >= 1
+
+
+def test_a_request_recorded_at_one_door_opens_no_other(
+    place: Place, alice: Person, payload: Callable[[int], bytes]
+) -> None:
+    """Sent on as the other terminal's, its signature fits no longer; sent on as it is, it is the first one's, once."""
+    body = payload(ALICE)
+    there = support.make_place("Mill")
+    headers = place.device.sign("POST", "/api/v1/attempts", body, CAPTURE)
+    moved = {name: value.replace(place.device.key_id, there.device.key_id) for name, value in headers.items()}
+    assert moved != headers
+    refused(there.device.send("POST", "/api/v1/attempts", body, headers=moved), 401, "signature_invalid")
+    answer = there.device.send("POST", "/api/v1/attempts", body, headers=headers).json()
+    assert answer["door_id"] == str(place.door.pk)
+    refused(there.device.send("POST", "/api/v1/attempts", body, headers=headers), 401, "nonce_replayed")
+    assert not AccessAttempt.objects.filter(door=there.door).exists()
+
+
+def test_a_terminal_reads_nothing_of_another_ones_attempts(
+    place: Place, alice: Person, payload: Callable[[int], bytes]
+) -> None:
+    attempt = place.device.attempt(payload(ALICE)).json()["attempt_id"]
+    there = support.make_place("Mill")
+    assert place.device.get(f"/api/v1/attempts/{attempt}").status_code == 200
+    refused(there.device.get(f"/api/v1/attempts/{attempt}"), 404, "not_found")

@@ -11,11 +11,12 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from accesscontrol.models import AccessGroup, AccessRule, ApiToken, Holiday, Schedule, Site
+from accesscontrol.models import AccessGroup, AccessRule, ApiToken, Holiday, Schedule, Site, Terminal, Zone
 from accesscontrol.policy import read_weekly
 from accesscontrol.services import find_api_token, lock_down
 from accesscontrol.views.rules import describe_week
 from audit.models import Entry
+from enrollment.models import Person
 from tests.pages.support import PASSWORD, make_user
 
 
@@ -268,28 +269,30 @@ def name_is_taken(building):
     hours = {"from_0_0": "07:00", "to_0_0": "19:00"}
     doors = {"doors": [building.door.pk], "group": building.group.pk}
     return {
-        "site": ("site_create", [], {"name": building.site.name, "timezone": "UTC"}, "site"),
-        "zone": ("zone_create", [building.site.pk], {"name": building.zone.name}, "zone of this site"),
+        "site": ("site_create", [], {"name": building.site.name, "timezone": "UTC"}, ""),
+        "zone": ("zone_create", [building.site.pk], {"name": building.zone.name}, " at this site"),
         "door": (
             "door_create",
             [],
             {"name": building.door.name, "site": building.site.pk, "asks_for": "face"},
-            "door of this site",
+            " at this site",
         ),
-        "terminal": ("terminal_create", [], {"name": building.terminal.name, "role": "desk"}, "terminal"),
-        "schedule": ("schedule_create", [], {"name": building.schedule.name, **hours}, "schedule"),
-        "group": ("group_create", [], {"name": building.group.name}, "group"),
-        "rule": ("rule_create", [], {"name": building.rule.name, **doors}, "rule"),
+        "terminal": ("terminal_create", [], {"name": building.terminal.name, "role": "desk"}, ""),
+        "schedule": ("schedule_create", [], {"name": building.schedule.name, **hours}, ""),
+        "group": ("group_create", [], {"name": building.group.name}, ""),
+        "rule": ("rule_create", [], {"name": building.rule.name, **doors}, ""),
     }
 
 
 @pytest.mark.parametrize("noun", ["site", "zone", "door", "terminal", "schedule", "group", "rule"])
 def test_a_name_that_is_taken_is_said_in_words_at_its_field(noun, administrator, building):
-    page, arguments, typed, words = name_is_taken(building)[noun]
+    page, arguments, typed, where = name_is_taken(building)[noun]
     answer = administrator.post(reverse(page, args=arguments), typed)
     assert answer.status_code == 422
     said = answer.context["form"].errors
-    assert said == {"name": [f"There is already a {words} called {typed['name']}. Choose another name."]}
+    assert said == {
+        "name": [f"There is already a {noun} called {typed['name']}{where}. Choose another name."]
+    }
 
 
 def test_a_row_keeps_its_own_name_and_another_site_may_use_it_too(administrator, building):
@@ -309,3 +312,44 @@ def test_a_user_name_that_is_taken_is_said_in_words(administrator):
     assert answer.context["form"].errors["username"] == [
         "There is already a user of this name. Choose another one."
     ]
+
+
+def test_forms_take_only_the_fields_they_show(administrator, building):
+    """What a page does not ask for cannot be slipped in beside it."""
+    typed = {"name": "Harbour", "timezone": "UTC", "locked_down": "on", "locked_down_reason": "x", "id": "77"}
+    assert administrator.post(reverse("site_edit", args=[building.site.pk]), typed).status_code == 302
+    site = Site.objects.get(pk=building.site.pk)
+    assert (site.name, site.locked_down, site.locked_down_reason) == ("Harbour", False, "")
+    typed = {
+        "name": "Cam",
+        "role": "desk",
+        "state": "active",
+        "key_id": "mine",
+        "public_key": "x",
+        "site": "1",
+    }
+    assert administrator.post(reverse("terminal_create"), typed).status_code == 200  # shows its code
+    terminal = Terminal.objects.get(name="Cam")
+    assert (terminal.state, terminal.key_id, terminal.public_key) == ("pending", None, None)
+    typed = {"username": "grace", "roles": ["guard"], "is_superuser": "on", "is_staff": "on", "password": "x"}
+    administrator.post(reverse("user_create"), typed)
+    grace = get_user_model().objects.get(username="grace")
+    assert (grace.is_superuser, grace.is_staff, grace.check_password("x")) == (False, False, False)
+    typed = {"full_name": "Alice A.", "kind": "employee", "id": "1", "data_key": "x", "data_key_id": "x"}
+    before = Person.objects.values().get(pk=building.alice.pk)
+    administrator.post(reverse("person_edit", args=[building.alice.pk]), typed)
+    after = Person.objects.values().get(pk=building.alice.pk)
+    assert {name for name in before if before[name] != after[name]} <= {"full_name", "is_active", "kind"}
+    assert after["full_name"] == "Alice A."
+
+
+def test_two_who_take_a_name_at_the_same_moment_are_told_and_nothing_breaks(
+    administrator, building, monkeypatch
+):
+    """The other's row appears between the form's question and our write: the database alone knows."""
+    monkeypatch.setattr("accesscontrol.forms.ZoneForm.namesakes", lambda form, data: Zone.objects.none())
+    before = Entry.objects.count()
+    answer = administrator.post(reverse("zone_create", args=[building.site.pk]), {"name": building.zone.name})
+    assert answer.status_code == 422
+    assert "Somebody else saved" in answer.content.decode()
+    assert Entry.objects.count() == before

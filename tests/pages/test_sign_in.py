@@ -9,6 +9,7 @@ import pytest
 from axes.models import AccessAttempt, AccessLog
 from django.apps import apps
 from django.contrib.auth import SESSION_KEY
+from django.contrib.auth.hashers import Argon2PasswordHasher
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -305,3 +306,28 @@ def test_signing_in_changes_the_session(alma, client):
     fixed = Client()
     fixed.cookies["lintel_session"] = planted
     assert not is_signed_in(fixed)
+
+
+@pytest.mark.parametrize("name", ["alma", "nobody", "former"])
+def test_a_password_is_hashed_once_whether_or_not_somebody_has_the_name(
+    alma, client, settings, monkeypatch, name
+):
+    """How long an answer takes tells nobody which names exist: Argon2 is all of that time."""
+    settings.PASSWORD_HASHERS = product_settings.PASSWORD_HASHERS
+    former = make_user("former", "guard")
+    former.is_active = False
+    for user in (alma, former):
+        user.set_password(PASSWORD)
+        user.save()
+    hashed = []
+    for work in ("encode", "verify"):
+        original = getattr(Argon2PasswordHasher, work)
+        monkeypatch.setattr(
+            Argon2PasswordHasher,
+            work,
+            lambda self, *arguments, _do=original, **named: (
+                hashed.append(1) or _do(self, *arguments, **named)
+            ),
+        )
+    assert post(client, name=name, password="wrong").status_code == 422
+    assert len(hashed) == 1

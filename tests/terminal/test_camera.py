@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from terminal.camera import CameraError, LiveSource, open_source, read_picture, without_password
+from terminal.camera import CameraError, FolderSource, LiveSource, open_source, read_picture, without_password
 from tests.recognition import faces
 
 
@@ -90,3 +90,10 @@ def test_a_live_source_drops_old_frames_and_reports_its_end(monkeypatch):
     with pytest.raises(CameraError, match="stopped giving frames"):
         next(frames)
     source.close()
+
+
+def test_a_folder_that_is_not_there_or_empty_is_said_in_a_sentence(tmp_path):
+    with pytest.raises(CameraError, match="there is no folder"):
+        FolderSource(tmp_path / "nowhere")
+    with pytest.raises(CameraError, match="holds no pictures"):
+        FolderSource(tmp_path)
