@@ -28,6 +28,7 @@ def test_every_answer_carries_a_strict_policy(client: Client, path: str) -> None
     assert response["X-Content-Type-Options"] == "nosniff"
 
 
+@pytest.mark.django_db  # its end looks at the connections that other tests left open
 def test_a_static_file_carries_the_policy_too(client: Client) -> None:
     assert finders.find("lintel/lintel.css")
     response = client.get("/static/lintel/lintel.css")
