@@ -328,9 +328,11 @@ def test_a_lost_connection_is_told_and_the_enrollment_goes_on_afterwards(
 ) -> None:
     person = server.add_person("Otto Offline")
     page = server.sign_in(open_page(film="face"), "enroller")
+    page.route(
+        "**/captures/", lambda route: route.abort()
+    )  # before the page is there: in between it may not hold
     page.goto(f"/people/{person}/enroll/")
     page.get_by_role("button", name="Start", exact=True).click()
-    page.route("**/captures/", lambda route: route.abort())
     start_camera(page)
     expect(page.locator("[data-guidance]")).to_have_text("No connection to the server. Trying again.")
     page.unroute("**/captures/")

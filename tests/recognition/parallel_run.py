@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,9 @@ def main(folder: Path) -> None:
     if run.rank == 0:
         ended = {"ends": [one.tolist() for one in everybody], "passes": run.passes, "steps": run.steps}
         (folder / "ended.json").write_text(json.dumps(ended))
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads now and then abort an interpreter that takes itself apart
 
 
 if __name__ == "__main__":
