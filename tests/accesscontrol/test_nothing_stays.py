@@ -239,8 +239,11 @@ def test_after_enrollments_and_attempts_nothing_of_a_face_is_left_anywhere(
     )
     with redis.Redis.from_url(broker) as client:
         assert 0 < client.ttl(payloads.PREFIX + abandoned.payload_key) <= 600
+        gone = client.info("stats")["expired_keys"]
         client.pexpire(payloads.PREFIX + abandoned.payload_key, 1)
-        wait_until(lambda: not client.keys(payloads.PREFIX + "*"))
+        # Redis hides a key that is over at once, but a snapshot holds it until Redis comes round to remove it.
+        wait_until(lambda: client.info("stats")["expired_keys"] > gone)
+        assert not client.keys(payloads.PREFIX + "*")
 
     needles: Needles = {}
     for picture in (ALICE, MALLORY):
