@@ -1,4 +1,3 @@
-from collections.abc import Mapping
 from typing import Any
 
 from django.apps import AppConfig
@@ -12,24 +11,11 @@ class AccessControlConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from accesscontrol import live  # its models exist only now
+        from accesscontrol import live, sentences  # their models exist only now
 
         live.connect_signals()
-        _say_reasons_in_words()
+        sentences.tell_the_log()
         post_delete.connect(_forget_account, sender=settings.AUTH_USER_MODEL, dispatch_uid="lintel.forget")
-
-
-def _say_reasons_in_words() -> None:
-    """The audit log knows no door's reasons; here they get the words that every other page has for them."""
-    from accesscontrol.templatetags.lintel import reason_words
-    from audit.sentences import Tone, describe
-
-    def sentence(facts: Mapping[str, Any]) -> str:
-        if facts.get("granted") is True:
-            return "Let in at a door"
-        return f"Kept out at a door: {reason_words(str(facts.get('reason') or 'no reason recorded'))}"
-
-    describe("attempt.settled", sentence, lambda facts: Tone.YES if facts.get("granted") is True else Tone.NO)
 
 
 def _forget_account(sender: Any, instance: Any, **more: Any) -> None:

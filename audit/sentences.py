@@ -93,23 +93,6 @@ def _spaced(code: Any) -> str:
     return str(code).replace("_", " ")
 
 
-def _attempt(facts: Facts) -> str:
-    shown = _spaced(facts.get("shown", "face"))
-    if facts.get("granted") is True:
-        return (
-            "Let in at a door" if shown == "face" else f"Let in at a door with {shown.replace('pin', 'PIN')}"
-        )
-    if facts.get("reason") in ("pin_required", "card_required"):
-        return f"A door asked for the {'PIN' if facts['reason'] == 'pin_required' else 'card'} of whom it recognised"
-    return f"Kept out at a door: {_spaced(facts.get('reason', 'no reason recorded'))}"
-
-
-def _attempt_tone(facts: Facts) -> Tone:
-    if facts.get("reason") in ("pin_required", "card_required"):
-        return Tone.PLAIN
-    return Tone.YES if facts.get("granted") is True else Tone.NO
-
-
 def _export(facts: Facts) -> str:
     extent = "with personal fields" if facts.get("with_personal") else "without personal fields"
     format_name = str(facts.get("format", "…")).upper()
@@ -122,7 +105,6 @@ def _sign_in_failed(facts: Facts) -> str:
     return f"Somebody failed to sign in as {facts.get('username', '…')}"
 
 
-describe("attempt.settled", _attempt, _attempt_tone)
 describe("audit.exported", _export)
 describe("person.registered", "{actor} registered {full_name}")
 describe(
