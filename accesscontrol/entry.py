@@ -286,64 +286,31 @@ def decide_in_advance(
 ) -> policy.Decision:
     """`policy.decide` for a clear match at a door whose terminal works, with the right PIN and the own card of whoever
     has them. Where a door takes a face or else a card, either is enough."""
-    shown_here = {
-        Asked.FACE: (Shown.FACE,),
-        Asked.FACE_AND_PIN: (Shown.FACE_AND_PIN,),
-        Asked.FACE_AND_CARD: (Shown.FACE_AND_CARD,),
-        Asked.CARD_AND_PIN: (Shown.CARD_AND_PIN,),
-        Asked.FACE_OR_CARD_AND_PIN: (Shown.FACE, Shown.CARD_AND_PIN),
-    }[Asked(door.asks_for)]
-    decisions = [
-        _decide_shown(
-            door=door,
-            at=at,
-            holidays=holidays,
-            person=person,
-            is_enrolled=is_enrolled,
-            rules=rules,
-            shown=shown,
-        )
-        for shown in shown_here
-    ]
+    facts = policy.Facts(
+        deadline=at + timedelta(seconds=1),
+        terminal_is_active=True,
+        terminal_site=str(door.site_id),
+        door_site=str(door.site_id),
+        door_is_active=door.is_active,
+        site_is_locked_down=door.site.locked_down,
+        time_zone=door.site.timezone,
+        holidays=holidays,
+        gallery_size=1,
+        threshold=0.0,
+        matches=(policy.Match(person.person_id, 1.0),) if is_enrolled else (),
+        person=person,
+        rules=rules,
+        anti_passback=False,
+        is_inside=False,
+        asks_for=Asked(door.asks_for),
+        pin=PinState.RIGHT if person.has_pin else None,
+        card=CardFacts(person.person_id) if person.has_card else None,
+    )
+    ways = [shown for shown in Shown if shown in policy.ENOUGH[facts.asks_for]]
+    decisions = [policy.decide(replace(facts, shown=shown), at) for shown in ways]
     # The way that somebody is set up for says why not: a card's owner without a face is not told about a face.
     ready = decisions[-1] if person.has_card and not is_enrolled else decisions[0]
-    return next((decision for decision in decisions if decision.granted), ready)
-
-
-def _decide_shown(
-    *,
-    door: Door,
-    at: datetime,
-    holidays: frozenset[date],
-    person: policy.PersonFacts,
-    is_enrolled: bool,
-    rules: tuple[policy.RuleFacts, ...],
-    shown: Shown,
-) -> policy.Decision:
-    decision = policy.decide(
-        policy.Facts(
-            deadline=at + timedelta(seconds=1),
-            terminal_is_active=True,
-            terminal_site=str(door.site_id),
-            door_site=str(door.site_id),
-            door_is_active=door.is_active,
-            site_is_locked_down=door.site.locked_down,
-            time_zone=door.site.timezone,
-            holidays=holidays,
-            gallery_size=1,
-            threshold=0.0,
-            matches=(policy.Match(person.person_id, 1.0),) if is_enrolled else (),
-            person=person,
-            rules=rules,
-            anti_passback=False,
-            is_inside=False,
-            asks_for=Asked(door.asks_for),
-            shown=shown,
-            pin=PinState.RIGHT if person.has_pin else None,
-            card=CardFacts(person.person_id) if person.has_card else None,
-        ),
-        at,
-    )
+    decision = next((one for one in decisions if one.granted), ready)
     if decision.reason == policy.Reason.CARD_UNKNOWN:  # nothing was shown: there is none
         return replace(decision, reason=policy.Reason.CARD_MISSING, person_id=person.person_id)
     return decision
