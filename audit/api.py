@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema, extend_schema_serializer
+from drf_spectacular.utils import extend_schema, extend_schema_serializer
 from rest_framework import serializers, status
 from rest_framework.exceptions import APIException
 from rest_framework.permissions import BasePermission
@@ -19,6 +18,7 @@ from rest_framework.views import APIView
 
 from audit import services
 from audit.models import Checkpoint, Entry
+from audit.openapi import example, refusal
 
 MAX_INDEX = 2**62  # within every database's integers
 MAX_LIMIT = 500
@@ -55,20 +55,6 @@ _CONSISTENCY = {
     "checkpoint": _NOTE,
     "public_keys": _INCLUSION["public_keys"],
 }
-
-
-def _refusal(status_code: int, title: str, code: str, detail: str) -> OpenApiResponse:
-    body = {
-        "type": f"urn:lintel:problem:{code}",
-        "title": title,
-        "status": status_code,
-        "code": code,
-        "detail": detail,
-    }
-    problem = OpenApiExample(code, body, response_only=True, media_type="application/problem+json")
-    return OpenApiResponse(
-        OpenApiTypes.OBJECT, "Refused; `code` says why and stays the same between versions.", [problem]
-    )
 
 
 class NotProvable(APIException):
@@ -144,7 +130,7 @@ class EntriesView(AuditView):
         summary="Read the audit log",
         parameters=[Query],
         responses={200: Answer},
-        examples=[OpenApiExample("One entry", _ENTRIES, response_only=True)],
+        examples=[example("One entry", _ENTRIES)],
         tags=["audit"],
     )
     def get(self, request: Request) -> Response:
@@ -201,14 +187,14 @@ class ProofsView(AuditView):
         parameters=[Query],
         responses={
             200: Answer,
-            404: _refusal(404, "Not Found", "entry_unknown", "The log has no such entry."),
-            409: _refusal(
+            404: refusal(404, "Not Found", "entry_unknown", "The log has no such entry."),
+            409: refusal(
                 409, "Conflict", "not_covered", "No checkpoint covers this entry yet. Ask again later."
             ),
         },
         examples=[
-            OpenApiExample("An entry is in the log", _INCLUSION, response_only=True),
-            OpenApiExample("The log has only grown", _CONSISTENCY, response_only=True),
+            example("An entry is in the log", _INCLUSION),
+            example("The log has only grown", _CONSISTENCY),
         ],
         tags=["audit"],
     )

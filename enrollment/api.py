@@ -16,7 +16,7 @@ from django.http import Http404
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import serializers, status
 from rest_framework.exceptions import APIException, ParseError, UnsupportedMediaType
 from rest_framework.pagination import LimitOffsetPagination
@@ -26,6 +26,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from audit.openapi import example, refusal
 from enrollment import payloads, services
 from enrollment.models import Consent, Enrollment, Person
 from recognition.payload import CONTENT_TYPE, MAX_PAYLOAD_BYTES, PayloadError
@@ -245,25 +246,7 @@ _CONSENT = {
     "recorded_by": "token:HR",
     "withdrawn_at": None,
 }
-_PROBLEM = {"type": "urn:lintel:problem:consent_missing", "title": "Conflict", "status": 409}
-CONFLICT = OpenApiResponse(
-    OpenApiTypes.OBJECT,
-    "Refused; `code` says why and stays the same between versions.",
-    [
-        OpenApiExample(
-            "No consent",
-            {**_PROBLEM, "code": "consent_missing", "detail": "record this person's consent first"},
-            response_only=True,
-            media_type="application/problem+json",
-        )
-    ],
-)
-
-
-def _example(name: str, value: object, *, request: bool = False, status: int | None = None) -> OpenApiExample:
-    """An answer of 200 or 201 unless `status` says which."""
-    codes = [str(status)] if status else None
-    return OpenApiExample(name, value, request_only=request, response_only=not request, status_codes=codes)
+CONFLICT = refusal(409, "Conflict", "consent_missing", "record this person's consent first")
 
 
 # For integrators
@@ -285,7 +268,7 @@ class PeopleView(EnrollmentView):
             OpenApiParameter("offset", int),
         ],
         responses={200: PersonSerializer(many=True)},
-        examples=[_example("One person", _PERSON)],
+        examples=[example("One person", _PERSON)],
     )
     def get(self, request: Request) -> Response:
         people = Person.objects.with_status().matching(_text(request, "q"))
@@ -301,8 +284,8 @@ class PeopleView(EnrollmentView):
         request=PersonInput,
         responses={201: PersonSerializer, 409: CONFLICT},
         examples=[
-            _example("New employee", {"full_name": "Ada Lovelace", "external_id": "E-1815"}, request=True),
-            _example("Registered", _PERSON),
+            example("New employee", {"full_name": "Ada Lovelace", "external_id": "E-1815"}, request=True),
+            example("Registered", _PERSON),
         ],
     )
     def post(self, request: Request) -> Response:
@@ -319,7 +302,7 @@ class PersonView(EnrollmentView):
         operation_id="people_read",
         summary="Read one person",
         responses={200: PersonSerializer},
-        examples=[_example("Person", _PERSON)],
+        examples=[example("Person", _PERSON)],
     )
     def get(self, request: Request, person_id: uuid.UUID) -> Response:
         return Response(PersonSerializer(_with_status(person_id)).data)
@@ -331,8 +314,8 @@ class PersonView(EnrollmentView):
         request=PersonInput(partial=True),
         responses={200: PersonSerializer, 409: CONFLICT},
         examples=[
-            _example("Last day", {"valid_until": "2026-12-31T23:00:00Z"}, request=True),
-            _example("Changed", _PERSON),
+            example("Last day", {"valid_until": "2026-12-31T23:00:00Z"}, request=True),
+            example("Changed", _PERSON),
         ],
     )
     def patch(self, request: Request, person_id: uuid.UUID) -> Response:
@@ -354,7 +337,7 @@ class PersonConsentsView(EnrollmentView):
         operation_id="people_consents_list",
         summary="List a person's consents",
         responses={200: ConsentSerializer(many=True)},
-        examples=[_example("On paper", _CONSENT)],
+        examples=[example("On paper", _CONSENT)],
     )
     def get(self, request: Request, person_id: uuid.UUID) -> Response:
         person = get_object_or_404(Person, pk=person_id)
@@ -367,12 +350,12 @@ class PersonConsentsView(EnrollmentView):
         request=ConsentInput,
         responses={201: ConsentSerializer, 409: CONFLICT},
         examples=[
-            _example(
+            example(
                 "On paper",
                 {"text": "I agree that ...", "version": "2026-11", "language": "en", "method": "signed"},
                 request=True,
             ),
-            _example("Recorded", _CONSENT),
+            example("Recorded", _CONSENT),
         ],
     )
     def post(self, request: Request, person_id: uuid.UUID) -> Response:
@@ -405,7 +388,7 @@ class PersonEnrollmentsView(EnrollmentView):
         operation_id="people_enrollments_list",
         summary="List a person's enrollments",
         responses={200: ProgressSerializer(many=True)},
-        examples=[_example("One", _PROGRESS)],
+        examples=[example("One", _PROGRESS)],
     )
     def get(self, request: Request, person_id: uuid.UUID) -> Response:
         person = get_object_or_404(Person, pk=person_id)
@@ -419,10 +402,10 @@ class PersonEnrollmentsView(EnrollmentView):
         request=EnrollmentInput,
         responses={201: ProgressSerializer, 409: CONFLICT},
         examples=[
-            _example(
+            example(
                 "At a desk", {"terminal_id": _PROGRESS["terminal_id"], "captures_wanted": 3}, request=True
             ),
-            _example("Begun", _PROGRESS),
+            example("Begun", _PROGRESS),
         ],
     )
     def post(self, request: Request, person_id: uuid.UUID) -> Response:
@@ -444,7 +427,7 @@ class EnrollmentDetailView(EnrollmentView):
         operation_id="enrollments_read",
         summary="Read the progress of an enrollment",
         responses={200: ProgressSerializer},
-        examples=[_example("Progress", _PROGRESS)],
+        examples=[example("Progress", _PROGRESS)],
     )
     def get(self, request: Request, enrollment_id: uuid.UUID) -> Response:
         return Response(services.describe_progress(_enrollment(enrollment_id)))
@@ -467,12 +450,12 @@ class EnrollmentCompleteView(EnrollmentView):
         request=Input,
         responses={200: ProgressSerializer, 409: CONFLICT},
         examples=[
-            _example(
+            example(
                 "They are twins",
                 {"accept_duplicate": True, "reason": "Identical twins; both showed a passport."},
                 request=True,
             ),
-            _example("Completed", _COMPLETED),
+            example("Completed", _COMPLETED),
         ],
     )
     def post(self, request: Request, enrollment_id: uuid.UUID) -> Response:
@@ -495,7 +478,7 @@ class EnrollmentCancelView(EnrollmentView):
         summary="Cancel an enrollment and discard its captures",
         request=None,
         responses={200: ProgressSerializer, 409: CONFLICT},
-        examples=[_example("Cancelled", _CANCELLED)],
+        examples=[example("Cancelled", _CANCELLED)],
     )
     def post(self, request: Request, enrollment_id: uuid.UUID) -> Response:
         enrollment = services.cancel_enrollment(
@@ -515,7 +498,7 @@ class PersonEraseView(EnrollmentView):
         description="Returns the certificate, proven by the audit log. Erasing again returns the same one.",
         request=None,
         responses={
-            200: OpenApiResponse(OpenApiTypes.OBJECT, "The certificate", [_example("Erased", _CERTIFICATE)])
+            200: OpenApiResponse(OpenApiTypes.OBJECT, "The certificate", [example("Erased", _CERTIFICATE)])
         },
     )
     def post(self, request: Request, person_id: uuid.UUID) -> Response:
@@ -541,7 +524,7 @@ class TerminalEnrollmentView(EnrollmentView):
         operation_id="terminals_me_enrollment",
         summary="The enrollment that waits at this terminal",
         responses={200: TerminalProgressSerializer, 204: OpenApiResponse(description="Nothing to do.")},
-        examples=[_example("Take captures", _TERMINAL_PROGRESS)],
+        examples=[example("Take captures", _TERMINAL_PROGRESS)],
     )
     def get(self, request: Request) -> Response:
         enrollment = services.open_enrollment_at(terminal_id=self.terminal_id, at=timezone.now())
@@ -601,7 +584,7 @@ class TerminalCapturesView(CapturesView, TerminalEnrollmentView):
         operation_id="enrollments_captures_progress",
         summary="What became of the captures",
         responses={200: TerminalProgressSerializer},
-        examples=[_example("One accepted", _TERMINAL_PROGRESS)],
+        examples=[example("One accepted", _TERMINAL_PROGRESS)],
     )
     def get(self, request: Request, enrollment_id: uuid.UUID) -> Response:  # type: ignore[override]
         return Response(_for_terminal(self._enrollment_here(enrollment_id)))
@@ -616,7 +599,7 @@ class TerminalCapturesView(CapturesView, TerminalEnrollmentView):
             OpenApiParameter(QUALITY_HEADER, str, OpenApiParameter.HEADER, description="`score=0.87`")
         ],
         responses={202: TerminalProgressSerializer, 409: CONFLICT},
-        examples=[_example("On its way", _TERMINAL_PROGRESS | {"captures_pending": 1}, status=202)],
+        examples=[example("On its way", _TERMINAL_PROGRESS | {"captures_pending": 1}, status=202)],
     )
     def post(self, request: Request, enrollment_id: uuid.UUID) -> Response:
         enrollment = self.take(request, self._enrollment_here(enrollment_id))

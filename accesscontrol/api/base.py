@@ -10,8 +10,6 @@ from typing import Any, ClassVar
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiExample, OpenApiResponse
 from rest_framework import serializers
 from rest_framework.pagination import LimitOffsetPagination
 from rest_framework.request import Request
@@ -144,24 +142,3 @@ def signed(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
         return response
 
     return answer
-
-
-def example(name: str, value: object, *, request: bool = False, status: int | None = None) -> OpenApiExample:
-    """An answer of 200 or 201 unless `status` says which."""
-    codes = [str(status)] if status else None
-    return OpenApiExample(name, value, request_only=request, response_only=not request, status_codes=codes)
-
-
-def refusal(status: int, title: str, code: str, detail: str) -> OpenApiResponse:
-    """A documented refusal, with an example of its problem."""
-    body = {
-        "type": f"urn:lintel:problem:{code}",
-        "title": title,
-        "status": status,
-        "code": code,
-        "detail": detail,
-    }
-    problem = OpenApiExample(code, body, response_only=True, media_type="application/problem+json")
-    return OpenApiResponse(
-        OpenApiTypes.OBJECT, "Refused; `code` says why and stays the same between versions.", [problem]
-    )

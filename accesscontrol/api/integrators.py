@@ -16,10 +16,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accesscontrol import services
-from accesscontrol.api.base import IntegratorView, Pages, example, refusal, valid
+from accesscontrol.api.base import IntegratorView, Pages, valid
 from accesscontrol.membership import add_member, remove_member
 from accesscontrol.models import AccessGroup, AccessRule, Door, Schedule, Scope, Site, Terminal
 from accesscontrol.problems import UNPROCESSABLE, Problem
+from audit.openapi import example, refusal
 from enrollment.models import Person
 
 PAGE_PARAMETERS = [

@@ -28,8 +28,6 @@ from accesscontrol.api.base import (
     IntegratorView,
     Pages,
     TerminalView,
-    example,
-    refusal,
     valid,
 )
 from accesscontrol.authentication import (
@@ -46,6 +44,7 @@ from accesscontrol.models import AccessAttempt, Door, Scope, Terminal
 from accesscontrol.parsers import JSONParser
 from accesscontrol.policy import EXPLANATIONS, Reason
 from accesscontrol.problems import Problem
+from audit.openapi import example, refusal
 from enrollment.api import CaptureParser
 from enrollment.crypto import SealBroken, UnknownKey
 from recognition.payload import CONTENT_TYPE, MAX_PAYLOAD_BYTES
