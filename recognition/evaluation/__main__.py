@@ -954,7 +954,7 @@ def _model(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--unprotected",
         action="store_true",
-        help="the twin that sees the picture, <model>-unprotected: trained like the model, not shipped",
+        help="the twin that sees the picture, <model>-unprotected",
     )
     sub.add_argument("--device", default="cpu")
 
