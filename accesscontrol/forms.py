@@ -156,9 +156,6 @@ class DoorForm(NamedForm):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         _choice(self, "site").empty_label = "choose a site"
-        self.fields[
-            "asks_for"
-        ].required = False  # left out: a new door asks for a face, another one as before
         _choice(self, "zone").empty_label = "none: it leads out"
         _choice(self, "zone").queryset = Zone.objects.select_related("site")
         _choice(self, "zone").label_from_instance = lambda zone: f"{zone.name} ({zone.site.name})"

@@ -32,6 +32,7 @@ class Words:
 
 
 kinds: dict[str, Words] = {}
+ABBREVIATIONS = frozenset({"api", "pin"})
 
 
 def describe(
@@ -81,7 +82,8 @@ def tone_for(*, kind: str, details: Facts) -> Tone:
 
 
 def kind_in_words(kind: str) -> str:
-    return " ".join(kind.split(".")).replace("_", " ").capitalize()
+    words = kind.replace(".", " ").replace("_", " ").capitalize().split()
+    return " ".join(word.upper() if word.lower() in ABBREVIATIONS else word for word in words)
 
 
 def _by_name(kind: str, facts: Facts) -> str:
