@@ -24,7 +24,7 @@ import audit.services
 from enrollment import services
 from enrollment.consent_texts import ConsentText
 from enrollment.models import Consent, Enrollment, Invitation, Person
-from enrollment.services import EnrollmentRefused, audit_subject
+from enrollment.services import EnrollmentRefused, audit_subject, lock_person
 
 LIFETIME = timedelta(days=14)
 LONGEST_LIFETIME = timedelta(days=90)
@@ -70,7 +70,7 @@ def issue_invitation(
         raise EnrollmentRefused("lifetime_invalid", "an invitation lives for an hour to 90 days")
     token = secrets.token_urlsafe(TOKEN_BYTES)
     with transaction.atomic():
-        person = _lock_person(person.id)
+        person = lock_person(person.id)
         if not person.is_active:
             raise EnrollmentRefused("person_inactive", "this person is switched off")
         if person.is_expired(at):
@@ -267,13 +267,6 @@ def _require_open(invitation: Invitation, *, at: datetime) -> None:
     refusal = REFUSALS.get(invitation.state_at(at))
     if refusal is not None:
         raise EnrollmentRefused(*refusal)
-
-
-def _lock_person(person_id: uuid.UUID) -> Person:
-    person = Person.objects.select_for_update().filter(pk=person_id).first()
-    if person is None:
-        raise EnrollmentRefused("person_unknown", "there is no such person")
-    return person
 
 
 def _lock(invitation: Invitation) -> Invitation:

@@ -20,7 +20,7 @@ import audit.services
 from enrollment import crypto, sealing
 from enrollment.models import Card, Person, Pin
 from enrollment.pins import CARD_SHOWN, lock_after, pin_problem, read_card_number
-from enrollment.services import EnrollmentRefused, audit_subject
+from enrollment.services import EnrollmentRefused, audit_subject, lock_person
 
 #: Comparisons at the same time in one process: each takes 100 MB and a core for a moment, and doors without a PIN
 #: need both.
@@ -51,7 +51,7 @@ def set_pin(*, person: Person, pin: str, actor: str, at: datetime) -> None:
         raise EnrollmentRefused("pin_refused", problem)
     hashed = make_password(_keyed(pin, person.pk))
     with transaction.atomic():
-        person = _lock_person(person.pk)
+        person = lock_person(person.pk)
         _, created = Pin.objects.update_or_create(
             person=person,
             defaults={"hash": hashed, "failures": 0, "locked_until": None, "set_at": at, "set_by": actor},
@@ -68,7 +68,7 @@ def set_pin(*, person: Person, pin: str, actor: str, at: datetime) -> None:
 def clear_pin(*, person: Person, actor: str, at: datetime) -> bool:
     """Whether there was one. Refusal: person_unknown."""
     with transaction.atomic():
-        person = _lock_person(person.pk)
+        person = lock_person(person.pk)
         deleted, _ = Pin.objects.filter(person=person).delete()
         if deleted:
             audit.services.record(
@@ -86,7 +86,7 @@ def add_card(*, person: Person, number: str, actor: str, at: datetime) -> Card:
         raise EnrollmentRefused("card_malformed", str(error)) from error
     hashed = _hash_of_card(number)
     with transaction.atomic():
-        person = _lock_person(person.pk)
+        person = lock_person(person.pk)
         card = Card(
             person=person, number_hash=hashed, ends_with=number[-CARD_SHOWN:], added_at=at, added_by=actor
         )
@@ -206,13 +206,6 @@ def _record_card(kind: str, card: Card, *, actor: str, at: datetime) -> None:
     audit.services.record(
         kind=kind, actor=actor, at=at, subject=audit_subject(card.person_id), details={"card": str(card.pk)}
     )
-
-
-def _lock_person(person_id: uuid.UUID) -> Person:
-    person = Person.objects.select_for_update().filter(pk=person_id).first()
-    if person is None:
-        raise EnrollmentRefused("person_unknown", "there is no such person")
-    return person
 
 
 def _lock_card(card_id: uuid.UUID) -> Card:

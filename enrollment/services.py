@@ -136,7 +136,7 @@ def update_person(*, person: Person, changes: Mapping[str, Any], actor: str, at:
     if unknown:
         raise ValueError(f"not fields of a person: {', '.join(sorted(unknown))}")
     with transaction.atomic():
-        current = _lock_person(person.id)
+        current = lock_person(person.id)
         changed = [name for name, value in changes.items() if getattr(current, name) != value]
         for name in changed:
             setattr(current, name, changes[name])
@@ -198,7 +198,7 @@ def record_consent(
 ) -> Consent:
     """A newer consent takes the place of the one in force. Refusals: person_unknown, consent_invalid."""
     with transaction.atomic():
-        person = _lock_person(person.id)
+        person = lock_person(person.id)
         consent = Consent(
             person=person,
             text=text,
@@ -241,7 +241,7 @@ def withdraw_consent(*, person: Person, actor: str, at: datetime) -> None:
     consent_missing.
     """
     with transaction.atomic():
-        person = _lock_person(person.id)
+        person = lock_person(person.id)
         if not person.consents.filter(withdrawn_at=None).update(withdrawn_at=at):
             raise EnrollmentRefused("consent_missing", "there is no consent to withdraw")
         for enrollment in _unfinished(person):
@@ -280,7 +280,7 @@ def begin_enrollment(
     if not 1 <= captures_wanted <= 10:
         raise EnrollmentRefused("captures_wanted_invalid", "an enrollment takes 1 to 10 captures")
     with transaction.atomic():
-        person = _lock_person(person.id)
+        person = lock_person(person.id)
         refusal = _reason_not_to_begin(person, terminal_id=terminal_id, at=at)
         if refusal is None and add:
             refusal = _reason_not_to_add(person, captures_wanted=captures_wanted)
@@ -631,7 +631,7 @@ def attach_to_duplicate(*, enrollment: Enrollment, actor: str, at: datetime) -> 
         found = Enrollment.objects.filter(pk=enrollment.pk).first()
         wanted = [found.person_id, found.duplicate_of_id] if found else []
         # People before enrollments, as everywhere, and in the order of their ids: two decisions cannot meet crosswise.
-        people = {pk: _lock_person(pk) for pk in sorted(filter(None, wanted))}
+        people = {pk: lock_person(pk) for pk in sorted(filter(None, wanted))}
         enrollment = _lock_enrollment(enrollment.id)
         if enrollment.state != Enrollment.State.DUPLICATE_FOUND:
             raise EnrollmentRefused(
@@ -684,7 +684,7 @@ def complete_enrollment(
     """
     reason = " ".join(reason.split())[:MAX_REASON]
     with transaction.atomic():
-        person = _lock_person(enrollment.person_id)
+        person = lock_person(enrollment.person_id)
         enrollment = _lock_enrollment(enrollment.id)
         if enrollment.state == Enrollment.State.COMPLETED:
             return enrollment
@@ -1122,7 +1122,8 @@ def apply_retention(
 # Rows under lock
 
 
-def _lock_person(person_id: uuid.UUID) -> Person:
+def lock_person(person_id: uuid.UUID) -> Person:
+    """Inside a transaction. Refusal: person_unknown."""
     person = Person.objects.select_for_update().filter(pk=person_id).first()
     if person is None:
         raise EnrollmentRefused("person_unknown", "there is no such person")
