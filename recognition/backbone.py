@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recognition.frequency import BLOCK, CHANNELS, SHAPES, dct_matrix
+from recognition.frequency import BLOCK, RESEARCH_SHAPES, dct_matrix
+from recognition.types import CROP_SIZE
 
 UNPROTECTED = "none"
 RESTORING = (
@@ -41,31 +42,34 @@ class Receiver(nn.Module):
     def __init__(self, transform: str, *, restores: bool = False) -> None:
         super().__init__()
         self.transform = transform
-        shape = (3, 112, 112) if transform == UNPROTECTED else SHAPES[transform]
-        self.channels = CHANNELS if transform == "paper" else 3
+        shape = (3, 112, 112) if transform == UNPROTECTED else RESEARCH_SHAPES[transform]
+        self.inverts = shape[1] < CROP_SIZE  # `critical`, with DC or without: back to a picture
+        self.channels = 3 if self.inverts else shape[0]
         # The mean face in this transform's coefficients, from training data; kept per position where that is small.
-        self.register_buffer("mean", torch.zeros(shape if transform == "critical" else (shape[0], 1, 1)))
+        self.register_buffer("mean", torch.zeros(shape if self.inverts else (shape[0], 1, 1)))
         self.weight = nn.Parameter(torch.ones(shape[0], 1, 1))
-        if transform == "critical":
+        if self.inverts:
             inverse = np.kron(dct_matrix(), dct_matrix()).astype(
                 np.float32
             )  # coefficients (64) -> pixels (64)
-            self.register_buffer("inverse", torch.from_numpy(inverse[1:].copy()), persistent=False)
+            self.register_buffer(
+                "inverse", torch.from_numpy(inverse[-(shape[0] // 3) :].copy()), persistent=False
+            )
             self.face = nn.Parameter(
                 torch.zeros(3, 112, 112)
             )  # the picture around which the coefficients vary
-        self.restorer = Restorer(shape) if restores and transform == "critical" else None
+        self.restorer = Restorer(shape) if restores and self.inverts else None
 
     def forward(self, values: Tensor, gain: Tensor | None = None) -> Tensor:
         x = (values - self.mean) * (PLANES_SCALE if gain is None else gain)  # (B, C, H, W)
         if self.restorer is not None:
             x = self.restorer(x)
         x = x * self.weight
-        return self._to_picture(x) + self.face if self.transform == "critical" else x
+        return self._to_picture(x) + self.face if self.inverts else x
 
     def _to_picture(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
-        blocks = x.permute(0, 2, 3, 1).reshape(-1, BLOCK * BLOCK - 1) @ self.inverse  # (B*14*14*3, 64)
+        blocks = x.permute(0, 2, 3, 1).reshape(-1, len(self.inverse)) @ self.inverse  # (B*14*14*3, 64)
         blocks = blocks.view(batch, height, width, 3, BLOCK, BLOCK).permute(0, 3, 1, 4, 2, 5)
         return blocks.reshape(batch, 3, height * BLOCK, width * BLOCK)
 
@@ -372,5 +376,5 @@ class Backbone(nn.Module):
 
 
 def build_backbone(name: str, *, transform: str, dimension: int) -> Backbone:
-    """name in BACKBONES; transform `paper`, `critical` or UNPROTECTED. Raises ValueError or KeyError otherwise."""
+    """name in BACKBONES; transform of RESEARCH_SHAPES, or UNPROTECTED. Raises ValueError or KeyError otherwise."""
     return Backbone(name, transform, dimension)

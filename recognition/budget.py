@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +49,10 @@ class PrivacyProfile:
     step: NDArray[np.float64]
     deviation: NDArray[np.float64]
 
+    transforms: ClassVar[Mapping[str, tuple[int, int, int]]] = SHAPES  # those there may be a profile of
+
     def __post_init__(self) -> None:
-        if self.transform not in SHAPES:
+        if self.transform not in self.transforms:
             raise ValueError(f"unknown transform {self.transform!r}")
         channels, height, width = self.shape
         for field in _FIELDS:
@@ -72,7 +74,7 @@ class PrivacyProfile:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return SHAPES[self.transform]
+        return self.transforms[self.transform]
 
     @cached_property
     def sent(self) -> NDArray[np.bool_]:

@@ -3,6 +3,9 @@
 `paper` (Ji et al., ECCV 2022, section 3.2): bilinear x8 upsampling, 8x8 block DCT; along one axis both together are one
 896x112 matrix with at most three non-zeros per row. `critical` (ours): 8x8 blocks of the 112x112 image itself.
 Channels are plane-major (Y, Cb, Cr), then row frequency u, then column frequency v, with (0, 0) left out: 3 x 63 = 189.
+
+`paper-dc` and `critical-dc` keep (0, 0), 3 x 64 = 192: what training compares with. They are not among SHAPES, so no
+terminal computes them and no privacy profile of production is of them (see recognition.training.research).
 """
 
 from __future__ import annotations
@@ -19,6 +22,10 @@ CHANNELS = 3 * (BLOCK * BLOCK - 1)  # 189
 SHAPES: dict[str, tuple[int, int, int]] = {
     "paper": (CHANNELS, CROP_SIZE, CROP_SIZE),
     "critical": (CHANNELS, CROP_SIZE // BLOCK, CROP_SIZE // BLOCK),
+}
+DC_SUFFIX = "-dc"
+RESEARCH_SHAPES = SHAPES | {  # with counterparts that keep DC
+    name + DC_SUFFIX: (3 * BLOCK * BLOCK, height, width) for name, (_, height, width) in SHAPES.items()
 }
 
 # ITU-R BT.601, full range (JPEG/JFIF); chroma is centred on 0 as it stands, luma after subtracting 128.
@@ -58,10 +65,10 @@ def upsampling_matrix(size: int = CROP_SIZE, factor: int = BLOCK) -> NDArray[np.
 def axis_operator(transform: str) -> NDArray[np.float64]:
     """The whole transform along one axis, float64 (8 * blocks, 112); row u * blocks + i is frequency u of block i.
 
-    Raises KeyError for an unknown transform.
+    With or without DC it is the same. Raises KeyError for an unknown transform.
     """
-    blocks = SHAPES[transform][1]
-    signal = upsampling_matrix() if transform == "paper" else np.eye(CROP_SIZE)  # (8 * blocks, 112)
+    blocks = RESEARCH_SHAPES[transform][1]
+    signal = np.eye(CROP_SIZE) if blocks < CROP_SIZE else upsampling_matrix()  # (8 * blocks, 112)
     per_block = np.einsum("ub,ibp->uip", dct_matrix(), signal.reshape(blocks, BLOCK, CROP_SIZE))
     return np.asarray(per_block.reshape(BLOCK * blocks, CROP_SIZE), np.float64)
 
@@ -96,13 +103,46 @@ def to_frequency(
         if channels is not None:
             values[~channels] = 0
         return FrequencyFeatures(transform, values)
-    # One channel at a time, rows by one frequency and columns by another: it stays in the cache.
+    # One channel at a time: it stays in the cache.
     wanted = np.ones(CHANNELS, np.bool_) if channels is None else channels
-    columns = np.ascontiguousarray(operator.reshape(BLOCK, blocks, CROP_SIZE).transpose(0, 2, 1))
+    down, across = _neighbours()
+    flat = values.reshape(CHANNELS, -1)
+    scratch = np.empty(CROP_SIZE * CROP_SIZE, np.float32)
+    picture = np.zeros((CROP_SIZE + 2) * CROP_SIZE, np.float32)  # with a row more at either end
+    rows = np.zeros((BLOCK, CROP_SIZE * CROP_SIZE + 2), np.float32)  # with a pixel more at either end
     for plane in range(3):
-        rows = (operator @ planes[plane]).reshape(BLOCK, blocks, CROP_SIZE)
+        picture[CROP_SIZE:-CROP_SIZE] = planes[plane].reshape(-1)
+        for u in range(BLOCK):
+            _weigh(picture, down[u], CROP_SIZE, rows[u, 1:-1], scratch)
         for pair in range(1, BLOCK * BLOCK):
             channel = plane * (BLOCK * BLOCK - 1) + pair - 1
             if wanted[channel]:
-                np.matmul(rows[pair // BLOCK], columns[pair % BLOCK], out=values[channel])
+                u, v = divmod(pair, BLOCK)
+                _weigh(rows[u], across[v], 1, flat[channel], scratch)
     return FrequencyFeatures(transform, values)
+
+
+@cache
+def _neighbours() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weights that block i of `paper` gives to pixels i - 1, i and i + 1 at each frequency, all that it depends on.
+
+    Both float32 (8, 3, 112 * 112), row by row of a picture: i its row, and i its column. Beyond an edge they are 0.
+    """
+    i = np.arange(CROP_SIZE)
+    padded = np.pad(axis_operator("paper"), ((0, 0), (1, 1))).reshape(BLOCK, CROP_SIZE, CROP_SIZE + 2)
+    weights = np.stack([padded[:, i, i + beside] for beside in range(3)], axis=1).astype(np.float32)
+    return np.repeat(weights, CROP_SIZE, axis=2), np.tile(weights, CROP_SIZE)
+
+
+def _weigh(
+    signal: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    apart: int,
+    out: NDArray[np.float32],
+    scratch: NDArray[np.float32],
+) -> None:
+    """out[k]: signal[k], signal[k + apart] and signal[k + 2 * apart], weighed by weights[0, k] to weights[2, k]."""
+    np.multiply(signal[: out.size], weights[0], out=out)
+    for beside in (1, 2):
+        start = beside * apart
+        out += np.multiply(signal[start : start + out.size], weights[beside], out=scratch)

@@ -40,9 +40,10 @@ from recognition.evaluation.attacks.averaging import CAPTURES
 from recognition.evaluation.attacks.judge import Judge
 from recognition.evaluation.attacks.learned import Training
 from recognition.evaluation.attacks.linkage import Distillation
-from recognition.evaluation.attacks.observation import Coded, FloatNoise, Protection
-from recognition.evaluation.embedding import embed_all, fuse, open_embedder
+from recognition.evaluation.attacks.observation import AnyOf, Coded, FloatNoise, Protection
+from recognition.evaluation.embedding import ANY, embed_all, fuse, open_embedder
 from recognition.training.data import join, read_pack
+from recognition.training.research import open_model
 from recognition.types import FaceCrop
 
 PAIR_COUNTS = (256, 1024, 4096, 10_000)
@@ -688,7 +689,7 @@ def _labelled(options: argparse.Namespace) -> tuple[data.Images, dict[str, str]]
 
 
 def _accepted(model: str, name: str) -> PrivacyProfile:
-    for one in load_model(model_folder(model)).accepted:
+    for one in open_model(model).accepted:
         if name in (one.profile.name, one.profile.hash):
             return one.profile
     raise ModelError(f"model {model} does not accept a profile {name}")
@@ -699,7 +700,8 @@ def _protections(options: argparse.Namespace, ranges: Callable[[], NDArray[np.ui
     protection, and uniform budgets from little noise to much. ranges: faces that give clip ranges where no profile
     of a transform does."""
     profiles = _profiles(options)
-    protections: list[Protection] = [Coded(profile) for profile in profiles]
+    coded = tuple(Coded(profile) for profile in profiles)
+    protections: list[Protection] = [AnyOf(coded)] if options.profile == [ANY] else list(coded)
     if options.float:
         protections += [FloatNoise(profile) for profile in profiles]
     transforms = options.transforms or [profiles[0].transform]
@@ -715,13 +717,13 @@ def _protections(options: argparse.Namespace, ranges: Callable[[], NDArray[np.ui
 
 def _profiles(options: argparse.Namespace) -> list[PrivacyProfile]:
     """Those asked for, by default all that the model accepts."""
-    if options.profile:
+    if options.profile and options.profile != [ANY]:
         profiles = [
             load_profile(name) if Path(name).suffix == ".json" else _accepted(options.model, name)
             for name in options.profile
         ]
     else:
-        profiles = [one.profile for one in load_model(model_folder(options.model)).accepted]
+        profiles = [one.profile for one in open_model(options.model).accepted]
     if not profiles:
         raise ModelError("there is no privacy profile to attack")
     return profiles

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from hashlib import sha256
 from typing import TypeVar
 
 import numpy as np
@@ -21,14 +22,14 @@ from torch import Tensor
 from recognition.budget import PrivacyProfile
 from recognition.frequency import (
     BLOCK,
-    CHANNELS,
     LUMA_CENTRE,
+    RESEARCH_SHAPES,
     RGB_TO_YCBCR,
-    SHAPES,
     axis_operator,
     dct_matrix,
 )
 from recognition.noise import code_thresholds
+from recognition.types import CROP_SIZE
 
 NEAR = 2e-3  # of a code's width: float32 is a hundred times better than this
 TAIL = 1 << 18  # of 2^32: further out than this the rounding of thresholds matters
@@ -67,9 +68,10 @@ def in_parallel(work: Callable[[Given], Made], parts: Sequence[Given]) -> list[M
 
 
 @cache
-def _block_operator() -> Tensor:
-    """(64, 63): pixels of an 8x8 block, row by row, to its coefficients without DC."""
-    return torch.tensor(np.kron(dct_matrix(), dct_matrix())[1:].T.astype(np.float32)).contiguous()
+def _block_operator(frequencies: int) -> Tensor:
+    """(64, 63 or 64): pixels of an 8x8 block, row by row, to its coefficients without DC or with it."""
+    wanted = np.kron(dct_matrix(), dct_matrix())[-frequencies:]
+    return torch.tensor(wanted.T.astype(np.float32)).contiguous()
 
 
 @cache
@@ -88,18 +90,26 @@ def planes_of(pixels: NDArray[np.uint8]) -> Tensor:
 
 @torch.inference_mode()
 def features_of(pixels: NDArray[np.uint8], transform: str) -> NDArray[np.float32]:
-    """`frequency.to_frequency` of many crops: uint8 (N, 112, 112, 3) to float32 (N, C, H, W)."""
-    planes, (_, blocks, _) = planes_of(pixels), SHAPES[transform]
-    if transform == "critical":
+    """`frequency.to_frequency` of many crops: uint8 (N, 112, 112, 3) to float32 (N, C, H, W).
+
+    Also of the transforms that keep DC, which `to_frequency` does not know."""
+    planes, (channels, blocks, _) = planes_of(pixels), RESEARCH_SHAPES[transform]
+    if blocks < CROP_SIZE:
         by_block = planes.view(-1, 3, blocks, BLOCK, blocks, BLOCK).permute(0, 2, 4, 1, 3, 5)
-        coefficients = by_block.reshape(-1, BLOCK * BLOCK) @ _block_operator()  # (N * 14 * 14 * 3, 63)
-        by_place = coefficients.view(-1, blocks, blocks, CHANNELS).permute(0, 3, 1, 2)
+        operator = _block_operator(channels // 3)
+        coefficients = by_block.reshape(-1, BLOCK * BLOCK) @ operator  # (N * 14 * 14 * 3, 63 or 64)
+        by_place = coefficients.view(-1, blocks, blocks, channels).permute(0, 3, 1, 2)
         return np.asarray(by_place.contiguous().numpy())
     operator = _axis_operator(transform)
     everything = operator @ planes @ operator.T
     gathered = everything.view(-1, 3, BLOCK, blocks, BLOCK, blocks).permute(0, 1, 2, 4, 3, 5)
-    without_dc = gathered.reshape(-1, 3, BLOCK * BLOCK, blocks, blocks)[:, :, 1:]
-    return np.asarray(without_dc.reshape(-1, CHANNELS, blocks, blocks).numpy())
+    of_plane = gathered.reshape(-1, 3, BLOCK * BLOCK, blocks, blocks)[:, :, -(channels // 3) :]
+    return np.asarray(of_plane.reshape(-1, channels, blocks, blocks).numpy())
+
+
+def hash_of_family(profiles: Sequence[PrivacyProfile]) -> str:
+    """Names profiles of which every capture takes one, as a profile's hash names the one."""
+    return sha256("".join(profile.hash for profile in profiles).encode()).hexdigest()
 
 
 class Drawer:

@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 
 from recognition.budget import PrivacyProfile
 from recognition.checkpoint import ModelError, load_model, model_folder
-from recognition.evaluation.captures import Drawer, features_of, in_parallel, planes_of
+from recognition.evaluation.captures import Drawer, features_of, hash_of_family, in_parallel, planes_of
 from recognition.noise import Randomness
 from recognition.payload import check_noise, pack, unpack
 from recognition.recognizer import Recognizer, native_precision
+from recognition.training.research import open_model
 from recognition.types import FaceCrop, PerturbedFeatures
 
 BATCH = 128  # crops
 PART = 16  # crops that one thread computes at once
+ANY = "any"  # instead of a profile's name: every capture takes one of the model's
 UNPROTECTED_SUFFIX = "-unprotected"
 
 Progress = Callable[[int], None]  # told how many more are done
@@ -96,6 +98,39 @@ class ProtectedEmbedder:
         }
 
 
+class AnyProfileEmbedder:
+    """Every capture under one of the profiles that the model accepts, drawn anew for each: what a sweep's family of
+    random subsets of channels is. No terminal does it."""
+
+    noisy = True
+
+    def __init__(self, recognizer: Recognizer, randomness: Randomness) -> None:
+        self.randomness = randomness
+        self.each = [
+            ProtectedEmbedder(recognizer, profile, randomness) for profile in recognizer.profiles.values()
+        ]
+
+    def embed(self, crops: Sequence[FaceCrop]) -> NDArray[np.float32]:
+        chosen = np.frombuffer(self.randomness(4 * len(crops)), "<u4") % len(self.each)
+        order = np.argsort(chosen, kind="stable")
+        vectors = [
+            self.each[k].embed([crops[row] for row in order[chosen[order] == k]]) for k in np.unique(chosen)
+        ]
+        return np.concatenate(vectors)[np.argsort(order)]
+
+    def describe(self) -> dict[str, Any]:
+        profiles = [one.profile for one in self.each]
+        return self.each[0].describe() | {
+            "profile": f"any of {len(profiles)}",
+            "profile_hash": hash_of_family(profiles),
+            "epsilon_mean_per_coefficient": float(
+                np.mean([p.epsilon_mean_per_coefficient for p in profiles])
+            ),
+            "epsilon_per_capture": float(np.mean([p.epsilon_per_capture for p in profiles])),
+            "payload_bytes": max(one.payload_bytes for one in self.each),
+        }
+
+
 class UnprotectedEmbedder:
     """The twin: the same network trained the same way, on the picture itself. For comparison only."""
 
@@ -132,8 +167,8 @@ def parts_of(crops: Sequence[FaceCrop]) -> list[Sequence[FaceCrop]]:
 
 def open_embedder(
     model: str, *, profile: str | None, unprotected: bool, seed: int | None, device: str = "cpu"
-) -> ProtectedEmbedder | UnprotectedEmbedder:
-    """A model's protected path, under its default profile or the one named, or its unprotected twin.
+) -> ProtectedEmbedder | AnyProfileEmbedder | UnprotectedEmbedder:
+    """A model's protected path, under its default profile, the one named or ANY, or its unprotected twin.
 
     seed: repeatable noise, for figures that can be reproduced; None draws it from the operating system. The
     twin of model folder X is X-unprotected beside it. Raises ModelError.
@@ -141,7 +176,9 @@ def open_embedder(
     folder = model_folder(model)
     if unprotected:
         return UnprotectedEmbedder(folder.with_name(folder.name + UNPROTECTED_SUFFIX), device=device)
-    recognizer = Recognizer.load(folder, device=device)
+    recognizer = Recognizer(open_model(folder), device=device)
+    if profile == ANY:
+        return AnyProfileEmbedder(recognizer, randomness(seed))
     chosen = recognizer.default_profile if profile is None else _profile_named(recognizer, profile)
     return ProtectedEmbedder(recognizer, chosen, randomness(seed))
 

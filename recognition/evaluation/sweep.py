@@ -26,6 +26,7 @@ from recognition.backbone import UNPROTECTED
 from recognition.budget import PrivacyProfile
 from recognition.evaluation import front, report
 from recognition.evaluation.data import DataError
+from recognition.evaluation.embedding import ANY
 from recognition.frequency import BLOCK
 from recognition.training.config import CONFIGS, TrainingConfig
 from recognition.training.data import Faces
@@ -34,17 +35,22 @@ from recognition.training.ship import ship
 from recognition.training.train import Run
 
 TWIN = "small-unprotected"
-# Four curves of two points each, the reference, and what else might move the front.
+UNIFORM = "small-critical-uniform-epsilon16"
+# The reference, four curves of two points each, and what else might move the front: the most telling first.
 POINTS = (
     TWIN,
+    UNIFORM,
     "small-critical-epsilon16-lambda0", "small-critical-epsilon16-lambda1",
-    "small-critical-epsilon8-lambda0", "small-critical-epsilon8-lambda1",
     "small-paper-epsilon4-lambda0", "small-paper-epsilon4-lambda1",
+    "small-critical-epsilon8-lambda0", "small-critical-epsilon8-lambda1",
     "small-paper-epsilon1-lambda0", "small-paper-epsilon1-lambda1",
-    "small-critical-uniform-epsilon16", "small-critical-uniform-epsilon8",
+    "small-critical-uniform-epsilon8",
+    f"{UNIFORM}+codes", f"{UNIFORM}+no-low-luma", f"{UNIFORM}+signs", f"{UNIFORM}+inner-blocks", f"{UNIFORM}+subsets",
+    "small-critical-dc-uniform-epsilon16",
 )  # fmt: skip
 LOW_LUMA = 2  # row plus column frequency up to which `no-low-luma` drops Y
 OUTER_SHARE = 0.02  # of the mean budget, left to the outermost ring of blocks by `inner-blocks`
+SUBSETS = 12  # profiles of `subsets`
 BATCH = 32
 EXACT_SHARE = 0.05  # last part of a run, on exact codes: for `paper` ten times as slow as the rest
 WARMUP_STEPS = 100
@@ -54,14 +60,17 @@ Evaluate = Callable[[list[str]], dict[str, Any]]  # arguments of a command of th
 
 
 def _low_luma(profile: PrivacyProfile) -> NDArray[np.bool_]:
-    channel = np.arange(3 * (BLOCK * BLOCK - 1))
-    place = channel % (BLOCK * BLOCK - 1) + 1
-    return np.asarray((channel < BLOCK * BLOCK - 1) & (place // BLOCK + place % BLOCK <= LOW_LUMA))
+    channel, of_plane = np.arange(profile.shape[0]), profile.shape[0] // 3
+    place = channel % of_plane + BLOCK * BLOCK - of_plane
+    return np.asarray((channel < of_plane) & (place // BLOCK + place % BLOCK <= LOW_LUMA))
 
 
 def without_low_luma(profile: PrivacyProfile) -> PrivacyProfile:
     """The coarsest luma, which shows a face best, is never sent; its budget is not given to others."""
-    dropped = _low_luma(profile)
+    return _without(profile, _low_luma(profile))
+
+
+def _without(profile: PrivacyProfile, dropped: NDArray[np.bool_]) -> PrivacyProfile:
     return replace(
         profile,
         bits=np.where(dropped, 0, profile.bits),
@@ -91,11 +100,25 @@ def inner_blocks(profile: PrivacyProfile) -> PrivacyProfile:
     return replace(profile, position_weight=weight, channel_epsilon=profile.channel_epsilon / rise)
 
 
-VARIANTS: dict[str, Callable[[PrivacyProfile], PrivacyProfile]] = {
-    "codes": lambda profile: profile,
-    "no-low-luma": without_low_luma,
-    "signs": signs,
-    "inner-blocks": inner_blocks,
+def subsets(profile: PrivacyProfile) -> list[PrivacyProfile]:
+    """Twelve profiles, each of a random two thirds of the channels sent; every capture takes one at random.
+
+    After PartialFace (Mi et al., ICCV 2023), which trains on random subsets of channels. Four random partitions into
+    thirds, each third left out once: a channel is missing from four of the twelve. Those that stay keep their budget,
+    so a capture spends two thirds of the total.
+    """
+    random = np.random.default_rng(SUBSETS)
+    sent = np.flatnonzero(profile.sent)
+    thirds = [third for _ in range(SUBSETS // 3) for third in np.array_split(random.permutation(sent), 3)]
+    return [_without(profile, np.isin(np.arange(profile.shape[0]), third)) for third in thirds]
+
+
+VARIANTS: dict[str, Callable[[PrivacyProfile], list[PrivacyProfile]]] = {
+    "codes": lambda profile: [profile],
+    "no-low-luma": lambda profile: [without_low_luma(profile)],
+    "signs": lambda profile: [signs(profile)],
+    "inner-blocks": lambda profile: [inner_blocks(profile)],
+    "subsets": subsets,
 }
 
 
@@ -151,12 +174,12 @@ def train_point(
 ) -> Run:
     """Train, or go on training, until the passes are used up. Raises OutOfTime at the deadline (monotonic seconds)."""
     config, variant = config_of(point, effort), point.partition("+")[2]
-    profile = None
+    profiles: list[PrivacyProfile] = []
     if variant and not (folder / "state.pt").exists():
         start = Run(config, faces, folder).student.perturbation
         assert start is not None
-        profile = VARIANTS[variant](fit_profile(start, name=point))
-    run = Run(config, faces, folder, profile=profile)
+        profiles = VARIANTS[variant](fit_profile(start, name=point))
+    run = Run(config, faces, folder, profile=next(iter(profiles), None), also=tuple(profiles[1:]))
 
     def report_step(current: Run, parts: Mapping[str, float]) -> None:
         told(f"{point}: {current.passes:,} faces, loss {sum(parts.values()):.2f}", current.share_done())
@@ -174,12 +197,13 @@ def measure_point(
     """Ship the run into `folder`/models, verify and attack it; result files go to `folder`/results."""
     models, results = folder / "models", folder / "results"
     results.mkdir(parents=True, exist_ok=True)
-    protected = run.profile is not None
+    protected, family = run.profile is not None, len(run.also) + 1
     # A twin is found as <model>-unprotected, so its folder and the name it is asked for differ.
     place = models / point
-    ship(run.folder, place, name=point, profiles=[point] if protected else [])
+    names = [point] if family == 1 else [f"{point}-{k + 1}" for k in range(family)]
+    ship(run.folder, place, name=point, profiles=names if protected else [])
     asked = str(place).removesuffix("-unprotected")
-    kind = [] if protected else ["--unprotected"]
+    kind = ["--profile", ANY] if family > 1 else []
     trained = {"passes": run.passes, "seconds": round(run.seconds), "point": point}
 
     def measured(name: str, arguments: list[str]) -> dict[str, Any]:
@@ -187,8 +211,10 @@ def measure_point(
         (results / f"{point}-{name}.json").write_text(json.dumps(figures) + "\n", encoding="utf-8")
         return figures
 
-    verify = ["verification", *sources.verification, "--every", str(effort.every), *kind]
+    verify = ["verification", *sources.verification, "--every", str(effort.every)]
+    verify += kind if protected else ["--unprotected"]
     attack = ["attack", "linear", *sources.attack, "--count", str(effort.count), "--steps", str(effort.steps)]
+    attack += kind
     verified = measured("verification", verify)
     line = {
         "point": point, "passes": run.passes, "train_seconds": round(run.seconds), "effort": vars(effort),

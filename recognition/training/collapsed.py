@@ -1,4 +1,4 @@
-"""`paper` features up to the first mixing of a small network, without ever building the 189 channels.
+"""`paper` features up to the first mixing of a small network, without ever building the 189 (192) channels.
 
 A pointwise convolution M (K x 189) of the transform of a picture is a 3x3 convolution of the picture whose kernel
 depends on the place; the same M of independent noise of scales b is a sum of 189 terms, close to Gaussian with
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recognition.backbone import UNPROTECTED, Backbone, SmallTrunk
-from recognition.frequency import BLOCK, SHAPES, axis_operator
+from recognition.frequency import BLOCK, axis_operator
 from recognition.training.perturbation import Perturbation, Transform
+from recognition.types import CROP_SIZE
 
 
 class CollapsedStem(nn.Module):
@@ -27,7 +28,7 @@ class CollapsedStem(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.planes = Transform(UNPROTECTED)
-        blocks = SHAPES["paper"][1]
+        blocks = CROP_SIZE
         padded = np.pad(axis_operator("paper"), ((0, 0), (1, 1)))
         taps = np.stack([padded[u * blocks + i, i : i + 3] for u in range(BLOCK) for i in range(blocks)])
         taps = taps.reshape(BLOCK, blocks, 3)  # frequency, block, pixel before, at, after
@@ -35,7 +36,7 @@ class CollapsedStem(nn.Module):
 
     @staticmethod
     def fits(backbone: Backbone) -> bool:
-        return backbone.transform == "paper" and isinstance(backbone.trunk, SmallTrunk)
+        return backbone.transform in ("paper", "paper-dc") and isinstance(backbone.trunk, SmallTrunk)
 
     def forward(
         self, pixels: Tensor, backbone: Backbone, perturbation: Perturbation, ease: float = 1.0
@@ -54,7 +55,8 @@ class CollapsedStem(nn.Module):
     def signal(self, planes: Tensor, mix: Tensor) -> Tensor:
         """planes (B, 3, 112, 112), mix (K, 189) -> what mix makes of their transform, (B, K, 112, 112)."""
         count, side = len(mix), planes.shape[-1]
-        by_frequency = F.pad(mix.view(count, 3, BLOCK * BLOCK - 1), (1, 0)).view(count, 3, BLOCK, BLOCK)
+        of_plane = mix.view(count, 3, -1)  # 63, or 64 with DC
+        by_frequency = F.pad(of_plane, (BLOCK * BLOCK - of_plane.shape[-1], 0)).view(count, 3, BLOCK, BLOCK)
         across = torch.einsum("kpuv,vcd->kpucd", by_frequency, self.taps)
         kernel = torch.einsum("kpucd,ura->rcpadk", across, self.taps)  # row, column, plane, 3, 3, K
         patches = F.unfold(planes, 3, padding=1)  # (B, 27, 12544)

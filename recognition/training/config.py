@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from recognition.backbone import RESTORING, UNPROTECTED
+from recognition.frequency import RESEARCH_SHAPES
 
 Budgets = Literal["uniform", "learned"]
 
@@ -123,8 +124,9 @@ def _named() -> dict[str, TrainingConfig]:
     configs += [
         replace(_PAPER, name="paper-uniform", budgets="uniform"),
         replace(_PAPER, name="paper-no-noise", epsilon_mean=None),
+        replace(_PAPER, name="paper-with-dc", transform="paper-dc"),
     ]
-    for transform in ("critical", "paper"):
+    for transform in RESEARCH_SHAPES:
         base = replace(_SMALL, name=f"small-{transform}", transform=transform)
         configs += [base, replace(base, name=f"{base.name}-no-noise", epsilon_mean=None)]
         for e in _EPSILONS:

@@ -19,9 +19,11 @@ from torch.nn import functional as F
 
 from recognition.backbone import UNPROTECTED
 from recognition.budget import PrivacyProfile
-from recognition.frequency import BLOCK, LUMA_CENTRE, RGB_TO_YCBCR, SHAPES, axis_operator
+from recognition.frequency import BLOCK, LUMA_CENTRE, RESEARCH_SHAPES, RGB_TO_YCBCR, axis_operator
 from recognition.payload import MAX_PAYLOAD_BYTES
 from recognition.training.config import TrainingConfig
+from recognition.training.research import ResearchProfile
+from recognition.types import CROP_SIZE
 
 CODE_REACH = {
     1: 1.0,
@@ -50,10 +52,10 @@ class Transform(nn.Module):
         planes[:, 0] -= LUMA_CENTRE
         if self.transform == UNPROTECTED:
             return planes
-        channels, blocks, _ = SHAPES[self.transform]
+        channels, blocks, _ = RESEARCH_SHAPES[self.transform]
         coefficients = self.operator @ planes @ self.operator.T  # (B, 3, 8 * blocks, 8 * blocks)
         gathered = coefficients.view(-1, 3, BLOCK, blocks, BLOCK, blocks).permute(0, 1, 2, 4, 3, 5)
-        return gathered.reshape(-1, 3, BLOCK * BLOCK, blocks, blocks)[:, :, 1:].reshape(
+        return gathered.reshape(-1, 3, BLOCK * BLOCK, blocks, blocks)[:, :, -(channels // 3) :].reshape(
             -1, channels, blocks, blocks
         )
 
@@ -175,7 +177,7 @@ class Perturbation(nn.Module):
         8 x 8 places a
         pixel, so its copies are averaged first: 64 times the precision.
         """
-        copies = BLOCK * BLOCK if self.config.transform == "paper" else 1
+        copies = BLOCK * BLOCK if RESEARCH_SHAPES[self.config.transform][1] == CROP_SIZE else 1
         return self.deviation.square() * copies / (2 * self.scale().square())
 
     def recovery(self) -> Tensor:
@@ -226,13 +228,13 @@ def fit_profile(
     snr = deviation**2 / (2 * scale**2)
     bits = np.select([snr < config.sparsest_snr, snr < 0.3, snr < 2.0], [0, 2, 3], 4)
     bits[~perturbation.live.flatten().cpu().numpy()] = 0
-    bits = _within_limit(bits, snr, positions=SHAPES[config.transform][1] * SHAPES[config.transform][2])
+    _, height, width = RESEARCH_SHAPES[config.transform]
+    bits = _within_limit(bits, snr, positions=height * width)
     total = np.sqrt(deviation**2 + 2 * scale**2)
     step = np.select(
-        [bits == width for width in CODE_REACH], [reach * total for reach in CODE_REACH.values()], 0.0
+        [bits == wide for wide in CODE_REACH], [reach * total for reach in CODE_REACH.values()], 0.0
     )
-    _, height, width = SHAPES[config.transform]
-    return PrivacyProfile(
+    return ResearchProfile(
         name=name,
         transform=config.transform,
         low=_short(perturbation.low),

@@ -18,6 +18,7 @@ from recognition.backbone import build_backbone
 from recognition.budget import PrivacyProfile
 from recognition.checkpoint import DEFAULT_PROFILE, AcceptedProfile, Calibration, save_model
 from recognition.training.config import TrainingConfig
+from recognition.training.research import ResearchProfile
 
 # A cosine of 1 is reached by nobody: without a measurement the door stays shut.
 UNCALIBRATED = Calibration(source="not measured yet", comparisons=0, points=((0.1, 1.0), (0.01, 1.0)))
@@ -30,7 +31,7 @@ def trained_profiles(state: dict[str, Any], names: list[str], default: str) -> l
     if len(texts) != len(names) or (names and default not in names):
         raise ValueError(f"the run has {len(texts)} profiles: give each a name, and one of these as default")
     profiles = [
-        PrivacyProfile.from_json(json.dumps(json.loads(text) | {"name": name}))
+        ResearchProfile.from_json(json.dumps(json.loads(text) | {"name": name}))
         for text, name in zip(texts, names, strict=True)
     ]
     return sorted(profiles, key=lambda profile: profile.name != default)

@@ -24,11 +24,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from recognition.backbone import PLANES_SCALE, UNPROTECTED, Backbone, Receiver, build_backbone
 from recognition.budget import PrivacyProfile
+from recognition.frequency import RESEARCH_SHAPES
 from recognition.heads import HEADS
 from recognition.training.collapsed import CollapsedStem
 from recognition.training.config import TrainingConfig
 from recognition.training.data import Faces, augment, draw
 from recognition.training.perturbation import Perturbation, Statistics, Transform, fit_profile, measure
+from recognition.training.research import ResearchProfile
+from recognition.types import CROP_SIZE
 
 STATISTICS_FACES = 4_000
 EMA_DECAY = 0.998
@@ -125,7 +128,7 @@ def _prepare_receiver(receiver: Receiver, statistics: Statistics) -> None:
     receiver.mean.copy_(mean if receiver.mean.shape == mean.shape else mean.mean((1, 2), keepdim=True))
     weight = torch.tensor(statistics.deviation, dtype=torch.float32) * PLANES_SCALE
     receiver.weight.data.copy_(weight[:, None, None])
-    if receiver.transform == "critical":
+    if receiver.inverts:
         receiver.face.data.copy_(torch.from_numpy(statistics.face) * PLANES_SCALE)
 
 
@@ -141,6 +144,7 @@ class Run:
         device: str = "cpu",
         minutes: float | None = None,
         profile: PrivacyProfile | None = None,
+        also: tuple[PrivacyProfile, ...] = (),
         initial: Path | None = None,
     ) -> None:
         self.config, self.training, self.folder, self.minutes = config, training, folder, minutes
@@ -162,7 +166,7 @@ class Run:
         if initial is not None:
             self._start_from(initial)
         self.profile: PrivacyProfile | None = None
-        self.also: tuple[PrivacyProfile, ...] = ()  # other profiles, each with as many batches as the first
+        self.also = also  # other profiles, each with as many batches as the first
         if profile is not None:
             self._freeze(profile)
         self.optimizer = self._optimizer()
@@ -193,7 +197,7 @@ class Run:
             self.config.seed
         )  # the same faces for every process: one profile for all
         rows = random.choice(len(self.training), min(STATISTICS_FACES, len(self.training)), replace=False)
-        if self.config.transform == "paper":
+        if RESEARCH_SHAPES[self.config.transform][1] == CROP_SIZE:
             rows = rows[:64]  # 9.5 MB a face; every channel still has 800,000 values
         transform = Transform(self.config.transform)
         chunks = [
@@ -389,8 +393,8 @@ class Run:
                 f"{self.folder} holds a run of another config; choose another folder or delete it"
             )
         if state["profile"] is not None:
-            self.also = tuple(PrivacyProfile.from_json(text) for text in state["also"])
-            self._freeze(PrivacyProfile.from_json(state["profile"]))
+            self.also = tuple(ResearchProfile.from_json(text) for text in state["also"])
+            self._freeze(ResearchProfile.from_json(state["profile"]))
         self.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average = {key: value.clone() for key, value in state["backbone"].items()}

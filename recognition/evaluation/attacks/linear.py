@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recognition.budget import PrivacyProfile
-from recognition.evaluation.attacks.observation import Coded, Observation, Protection
+from recognition.evaluation.attacks.observation import AnyOf, Coded, Observation, Protection
 from recognition.evaluation.attacks.operator import (
     BLOCK,
     SIDE,
@@ -110,6 +110,8 @@ def attack(
     captures: how many independently protected copies of the same crop the attacker holds. closed_form:
     `wiener` instead of the iterative estimate (critical only).
     """
+
+    batch = 1 if isinstance(protection, AnyOf) else batch
 
     def recovered(start: int) -> np.ndarray:
         part = crops[start : start + batch]

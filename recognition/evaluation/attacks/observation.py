@@ -7,7 +7,7 @@ code.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -109,7 +109,7 @@ class FloatNoise:
 
     def observe(self, crops: NDArray[np.uint8], *, captures: int, seed: int) -> Observation:
         profile = self.profile
-        operator = Operator(profile.transform)
+        operator = Operator.named(profile.transform)
         low, high = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (profile.low, profile.high))
         values = _features(operator, crops).clamp(low, high)
         scale = torch.tensor(np.where(profile.sent[:, None, None], profile.scale, 0), dtype=torch.float32)
@@ -161,11 +161,35 @@ class Coded:
         in_parallel(mean_of, range(len(crops)))
         unbiased, variance = self._reader.unbiased(values, captures)
         return Observation(
-            Operator(self.profile.transform),
+            Operator.named(self.profile.transform),
             torch.from_numpy(unbiased),
             torch.from_numpy(variance),
             _prior(self.profile),
         )
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """Codes of which every capture is drawn under one of several profiles, chosen anew each time; the attacker sees
+    which, as everybody does (a capture names its profile). One crop at a time."""
+
+    each: tuple[Coded, ...]
+
+    @property
+    def name(self) -> str:
+        return f"any of {len(self.each)} profiles"
+
+    def observe(self, crops: NDArray[np.uint8], *, captures: int, seed: int) -> Observation:
+        if len(crops) != 1:
+            raise ValueError("each crop has profiles of its own: observe one at a time")
+        chosen = np.random.default_rng([seed, len(self.each)]).integers(len(self.each), size=captures)
+        seen = [
+            self.each[which].observe(crops, captures=int(count), seed=seed + int(which))
+            for which, count in zip(*np.unique(chosen, return_counts=True), strict=True)
+        ]
+        precision = torch.stack([1 / one.variance for one in seen]).sum(0)  # 0 where nothing was sent
+        total = torch.stack([one.values / one.variance for one in seen]).sum(0)
+        return replace(seen[0], values=total / precision.clamp_min(1e-12), variance=1 / precision)
 
 
 class CodeReader:

@@ -96,6 +96,11 @@ class Operator:
     transform: str
     with_dc: bool = False
 
+    @classmethod
+    def named(cls, transform: str) -> Operator:
+        """Of a profile's transform: `critical-dc` is `critical` with DC."""
+        return cls(transform.removesuffix("-dc"), with_dc=transform.endswith("-dc"))
+
     @property
     def blocks(self) -> int:
         return axis_matrix(self.transform).shape[0] // BLOCK

@@ -21,13 +21,14 @@ from recognition.evaluation.attacks.judge import Judge, one_each
 from recognition.evaluation.attacks.learned import LearnedAttack, Training
 from recognition.evaluation.attacks.observation import (
     PUBLIC_CODE_EPSILON_MEAN,
+    AnyOf,
     Coded,
     FloatNoise,
     Nothing,
     Protection,
     PublicCode,
 )
-from recognition.evaluation.captures import features_of, in_parallel
+from recognition.evaluation.captures import features_of, hash_of_family, in_parallel
 from recognition.evaluation.data import DataError
 from recognition.evaluation.embedding import Embedder, ProtectedEmbedder, randomness
 from recognition.frequency import SHAPES
@@ -173,6 +174,13 @@ def describe(protection: Protection) -> dict[str, Any]:
             "epsilon_note": "as that code counts it, with a sensitivity of 1 that its features do not have",
             "coded": False,
         }
+    if isinstance(protection, AnyOf):
+        every = [describe(one) for one in protection.each]
+        row |= {key: every[0][key] for key in ("transform", "coded")}
+        for key in ("epsilon_mean_per_coefficient", "epsilon_per_capture"):
+            row[key] = float(np.mean([one[key] for one in every]))
+        row["payload_bytes"] = max(one["payload_bytes"] for one in every)
+        return row | {"profile_hash": hash_of_family([one.profile for one in protection.each])}
     profile = protection.profile  # type: ignore[attr-defined]
     row |= {
         "transform": profile.transform,

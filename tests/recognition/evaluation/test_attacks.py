@@ -20,7 +20,14 @@ from recognition.evaluation.attacks.averaging import recover_person
 from recognition.evaluation.attacks.judge import Judge, one_each
 from recognition.evaluation.attacks.learned import LearnedAttack, Training, ssim
 from recognition.evaluation.attacks.linear import linear_attack
-from recognition.evaluation.attacks.observation import Coded, CodeReader, FloatNoise, Nothing, PublicCode
+from recognition.evaluation.attacks.observation import (
+    AnyOf,
+    Coded,
+    CodeReader,
+    FloatNoise,
+    Nothing,
+    PublicCode,
+)
 from recognition.evaluation.attacks.operator import (
     Misfit,
     Operator,
@@ -566,3 +573,43 @@ def test_an_attacker_of_more_pairs_goes_on_from_the_network_of_fewer() -> None:
         assert torch.equal(mine, theirs)
     more.distil(crops, targets)
     assert (few.passes, more.passes) == (4, 8)
+
+
+# --- a profile of its own for every capture ---------------------------------------------------------------
+
+
+def test_captures_under_several_profiles_are_joined_by_what_each_of_them_says() -> None:
+    first, second = (
+        Coded(make_profile(bits=np.where(np.arange(189) % 3 != k, 3, 0), epsilon=200.0)) for k in (0, 1)
+    )
+    both = AnyOf((first, second))
+    observation = both.observe(CROP, captures=9, seed=3)
+    alone = first.observe(CROP, captures=9, seed=3)
+    channel = np.arange(189)
+    assert torch.isfinite(observation.variance).all(), (
+        "nine captures: each of the two was drawn at least once"
+    )
+    assert (observation.variance[channel % 3 == 2] < 1.5 * alone.variance[channel % 3 == 2]).all()
+    assert (observation.variance[channel % 3 == 1] > alone.variance[channel % 3 == 1]).all(), (
+        "sent by one only"
+    )
+    truth = Operator("critical").forward(planes_from_crops(CROP))[0]
+    clipped = truth.clamp(-100, 100)
+    missed = (observation.values[0] - clipped)[channel % 3 == 2].square().mean()
+    assert missed < (clipped[channel % 3 == 2]).square().mean(), "what is joined says something of the face"
+
+
+def test_one_capture_under_several_profiles_lacks_what_its_own_leaves_out() -> None:
+    each = tuple(Coded(make_profile(bits=np.where(np.arange(189) % 3 != k, 3, 0))) for k in range(3))
+    seen = set()
+    for seed in range(12):
+        observation = AnyOf(each).observe(CROP, captures=1, seed=seed)
+        missing = torch.isinf(observation.variance).all(dim=(1, 2)).numpy()
+        assert (observation.values[0][torch.from_numpy(missing)] == 0).all()
+        assert missing.sum() == 63 and len(set(np.flatnonzero(missing) % 3)) == 1
+        seen.add(int(np.flatnonzero(missing)[0]) % 3)
+    assert seen == {0, 1, 2}, "drawn anew for each"
+    with pytest.raises(ValueError, match="one at a time"):
+        AnyOf(each).observe(np.concatenate([CROP, CROP]), captures=1, seed=0)
+    recovered = linear.attack(AnyOf(each), np.concatenate([CROP, CROP]), steps=2)
+    assert recovered.shape == (2, 112, 112, 3)

@@ -21,6 +21,8 @@ from tests.tiny_model import make_tiny_model, tiny_profile
 
 SIGNS = "small-critical-uniform-epsilon16+signs"
 LEARNED = "small-critical-epsilon16-lambda1"
+SUBSETS = f"{sweep.UNIFORM}+subsets"
+WITH_DC = "small-critical-dc-uniform-epsilon16"
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,24 @@ def test_points_are_written_as_they_end_and_never_done_twice(
     assert again["points"] == result["points"]
 
 
+def test_random_subsets_and_features_with_dc_are_points_like_others(
+    place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    result = run(place, capsys, tmp_path, "--points", SUBSETS, WITH_DC, "--fused", "2")
+    assert result["left"] == [] and result["done"] == 2
+    lines = {line["point"]: line for line in sweep.read_lines(tmp_path)}
+    assert {line["pairs"] for line in lines.values()} == {14}
+    assert lines[WITH_DC]["transform"] == "critical-dc"
+    accepted = load_model(tmp_path / "models" / SUBSETS).accepted
+    assert len(accepted) == sweep.SUBSETS
+    epsilons = [one.profile.epsilon_mean_per_coefficient for one in accepted]
+    assert lines[SUBSETS]["epsilon_mean_per_coefficient"] == pytest.approx(np.mean(epsilons))
+    assert {"ssim", "accepted", "ssim_fused", "accuracy_fused"} <= set(lines[SUBSETS]) & set(lines[WITH_DC])
+    text = (tmp_path / "front.md").read_text()
+    assert f"| {SUBSETS}, any of 12 |" in text, "accuracy and recovery meet in one row"
+    assert (tmp_path / "front.svg").read_text().count("critical, uniform, subsets, 2 captures") == 1
+
+
 def test_a_point_that_another_process_holds_is_left_to_it(
     place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -108,6 +128,11 @@ def test_variants_change_what_they_say_and_nothing_else() -> None:
     coarse = sweep.without_low_luma(base)
     assert (coarse.bits == 0).sum() == 5, "(0,1) (0,2) (1,0) (1,1) (2,0) of Y"
     assert (coarse.bits[63:] == 3).all() and np.allclose(coarse.epsilon[coarse.sent], 16.0)
+    family = sweep.subsets(base)
+    left_out = np.stack([profile.bits == 0 for profile in family])
+    assert (left_out.sum(axis=1) == 63).all() and (left_out.sum(axis=0) == 4).all()
+    assert len({profile.hash for profile in family}) == 12
+    assert all(np.allclose(p.epsilon[p.sent], 16.0) for p in family)
     one = sweep.signs(base)
     assert (one.bits == 1).all() and np.allclose(one.scale, base.scale)
 
