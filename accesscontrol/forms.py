@@ -14,7 +14,10 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
+from django.forms.utils import flatatt
 from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
 
 from accesscontrol.models import (
     AccessGroup,
@@ -41,6 +44,23 @@ def _zones() -> list[tuple[str, str]]:
         for name in sorted(zoneinfo.available_timezones())
         if "/" in name or name == "UTC"
     ]
+
+
+class LongSelect(forms.Select):
+    """A select of hundreds of options, written at once: Django's own renders a template for each of them."""
+
+    def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
+        chosen = "" if value is None else str(value)
+        options = format_html_join(
+            "",
+            '<option value="{}"{}>{}</option>',
+            (
+                (key, mark_safe(" selected") if str(key) == chosen else "", label)
+                for key, label in self.choices
+            ),
+        )
+        attributes = flatatt(self.build_attrs(self.attrs, {"name": name, **(attrs or {})}))
+        return format_html("<select{}>{}</select>", attributes, options)
 
 
 def _choice(form: forms.BaseForm, name: str) -> Any:
@@ -99,6 +119,7 @@ class TimeZoneForm(forms.Form):
     zone = forms.ChoiceField(
         label="Show times in",
         required=False,
+        widget=LongSelect,
         help_text="Applies to this browser. The doors always follow the zone of their site.",
     )
 
@@ -110,7 +131,9 @@ class TimeZoneForm(forms.Form):
 class SiteForm(NamedForm):
     noun = "site"
     timezone = forms.ChoiceField(
-        label="Time zone", help_text="Schedules and holidays of this site follow this clock."
+        label="Time zone",
+        widget=LongSelect,
+        help_text="Schedules and holidays of this site follow this clock.",
     )
 
     class Meta:

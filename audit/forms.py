@@ -6,8 +6,8 @@ from typing import Any
 
 from django import forms
 
-from audit.models import Entry
 from audit.sentences import kind_in_words
+from audit.services import kinds_present
 
 
 class FilterForm(forms.Form):
@@ -27,7 +27,7 @@ class FilterForm(forms.Form):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        present = list(Entry.objects.order_by("kind").values_list("kind", flat=True).distinct())
+        present = kinds_present()
         families = sorted({kind.partition(".")[0] for kind in present})
         field = self.fields["kind"]
         assert isinstance(field, forms.ChoiceField)

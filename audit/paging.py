@@ -31,6 +31,8 @@ class Stretch:
     rows: list[Any]
     newer: str
     older: str
+    #: A search paused before the row with this number: its bound made it stop and nothing else. `older` leads on.
+    paused_at: int | None = None
 
 
 def stretch(rows: QuerySet[Any], keys: Sequence[Key], asked: Mapping[str, Any], *, size: int) -> Stretch:
@@ -57,6 +59,25 @@ def stretch(rows: QuerySet[Any], keys: Sequence[Key], asked: Mapping[str, Any], 
         newer=_cursor(keys, shown, 0) if before is not None and shown else "",
         older=_cursor(keys, shown, -1) if len(found) > size else "",
     )
+
+
+def search(
+    rows: QuerySet[Any], key: Key, asked: Mapping[str, Any], *, newest: int, size: int, at_once: int
+) -> Stretch:
+    """As `stretch`, for filters that no index answers: reads `at_once` rows of the log at most, and then pauses.
+
+    `key` numbers the rows from 0 without gaps, `newest` is the last one's. However long the log, a page costs the
+    same; who asks goes on where it paused. It only leads back: `newer` stays empty.
+    """
+    before = _read(str(asked.get("before", "")), [key])
+    start = newest + 1 if before is None else min(max(before[0], 0), newest + 1)
+    lowest = max(0, start - at_once)
+    within = rows.filter(**{f"{key.name}__lt": start, f"{key.name}__gte": lowest})
+    found = list(within.order_by(f"-{key.name}")[: size + 1])
+    shown = found[:size]
+    if len(found) > size:
+        return Stretch(shown, "", _cursor([key], shown, -1))
+    return Stretch(shown, "", key.write(lowest), lowest) if lowest else Stretch(shown, "", "")
 
 
 def _cursor(keys: Sequence[Key], rows: Sequence[Any], place: int) -> str:

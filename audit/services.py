@@ -434,6 +434,24 @@ def find_entries(
     return found
 
 
+#: The smallest kind, then the smallest after it, and so on: a step for each kind, where DISTINCT reads every entry.
+_KINDS = """
+WITH RECURSIVE present(kind) AS (
+    SELECT MIN(kind) FROM audit_entry
+    UNION ALL
+    SELECT (SELECT MIN(kind) FROM audit_entry WHERE kind > present.kind) FROM present WHERE present.kind IS NOT NULL
+)
+SELECT kind FROM present WHERE kind IS NOT NULL ORDER BY kind
+"""
+
+
+def kinds_present() -> list[str]:
+    """Every kind of which the log has an entry."""
+    with connection.cursor() as cursor:
+        cursor.execute(_KINDS)
+        return [kind for (kind,) in cursor.fetchall()]
+
+
 # Checking
 
 

@@ -27,7 +27,7 @@ from django.views.decorators.http import require_POST, require_safe
 from audit import export, services
 from audit.forms import ExportForm, FilterForm
 from audit.models import Checkpoint, Entry
-from audit.paging import Key, stretch
+from audit.paging import Key, search, stretch
 from audit.sentences import Tone, kind_in_words, sentence_for, tone_for
 from audit.verification import Report
 
@@ -35,6 +35,8 @@ READERS = ("administrator", "auditor")
 PAGE_SIZE = 50
 #: Beyond this the page would keep the reader waiting; `manage.py verify_audit` shows its progress.
 VERIFY_ON_PAGE = 100_000
+#: No index answers a word or a door: such a page reads this many entries, and the next one goes on (docs/adr/0041).
+SEARCHED_AT_ONCE = 20_000
 MAX_INDEX = 2**62
 BY_INDEX = (Key("index", int),)
 PROGRESS_TYPE = "application/x-ndjson"
@@ -166,11 +168,18 @@ def entries(request: HttpRequest) -> HttpResponse:
     form = FilterForm(request.GET)
     asked = form.cleaned_data if form.is_valid() else {}
     found = _found(form) if form.is_valid() else Entry.objects.none()
-    part = stretch(found.prefetch_related("personal_fields"), BY_INDEX, request.GET, size=PAGE_SIZE)
+    found = found.prefetch_related("personal_fields")
+    last = Entry.objects.order_by("-index").values_list("index", flat=True).first()
+    size = 0 if last is None else last + 1
     door, subject = asked.get("door"), asked.get("subject")
+    if door or asked.get("text"):
+        part = search(
+            found, BY_INDEX[0], request.GET, newest=size - 1, size=PAGE_SIZE, at_once=SEARCHED_AT_ONCE
+        )
+    else:
+        part = stretch(found, BY_INDEX, request.GET, size=PAGE_SIZE)
     followed = f"door:{door}" if door else subject or ""
     names = names_of({followed, *(name for entry in part.rows for name in _references(entry))})
-    last = Entry.objects.order_by("-index").values_list("index", flat=True).first()
     context = {
         "form": form,
         "export_form": ExportForm(),
@@ -178,9 +187,12 @@ def entries(request: HttpRequest) -> HttpResponse:
         "stretch": part,
         "lines": [_line(entry, names) for entry in part.rows],
         "latest": services.latest_checkpoint(),
-        "size": 0 if last is None else last + 1,
+        "size": size,
+        "page_size": PAGE_SIZE,
         "followed": names.get(followed, followed),
     }
+    if part.paused_at:
+        context["paused"] = Entry.objects.filter(pk=part.paused_at).values("index", "at").first()
     return render(request, "audit/entries.html", context, status=200 if form.is_valid() else 422)
 
 

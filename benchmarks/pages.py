@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -325,6 +326,10 @@ def _pages() -> Iterator[tuple[str, str]]:
         "audit, a search without a hit": "/audit/?text=nobodyatall",
         "audit, last page": "/audit/?page=2000",
         "audit, one door": f"/audit/?door={door.pk}",
+        "audit, a door that nobody used": f"/audit/?door={uuid.UUID(int=0)}",
+        "audit, the end of a search without a hit": "/audit/?text=nobodyatall&before=10000",
+        "who may enter, the last of everybody": f"/rules/who-may-enter/?door={door.pk}&at={zone}&page=999",
+        "who may enter, who is refused": f"/rules/who-may-enter/?door={door.pk}&at={zone}&answer=refused",
         **{f"reports, {days} days": f"/reports/?days={days}" for days in (1, 7, 30, 90)},
         "reports, 90 days, one door": f"/reports/?days=90&door={door.pk}",
     }.items():

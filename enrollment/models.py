@@ -63,6 +63,7 @@ class Person(models.Model):
     class Meta:
         ordering = ["full_name", "id"]
         verbose_name_plural = "people"
+        indexes = [models.Index(fields=["full_name", "id"], name="person_by_name")]
         constraints = [
             models.CheckConstraint(condition=~Q(full_name=""), name="person_has_a_name"),
             models.CheckConstraint(
@@ -359,7 +360,11 @@ class ProtectedTemplate(models.Model):
 
     class Meta:
         ordering = ["id"]
-        indexes = [models.Index(fields=["model"], condition=Q(active=True), name="template_in_gallery")]
+        indexes = [
+            models.Index(fields=["model"], condition=Q(active=True), name="template_in_gallery"),
+            # Who is enrolled, without looking at a row: rows are long, and most pages about people ask.
+            models.Index(fields=["person"], condition=Q(active=True), name="template_of_person"),
+        ]
         constraints = [
             models.UniqueConstraint(
                 fields=["enrollment"], condition=Q(kind="fused"), name="template_fused_is_one_per_enrollment"

@@ -10,7 +10,7 @@ import pytest
 
 from audit import services
 from audit.models import Entry
-from audit.paging import Key, stretch
+from audit.paging import Key, search, stretch
 from audit.views import names_of
 
 AT = datetime(2026, 11, 24, 9, tzinfo=UTC)
@@ -52,6 +52,46 @@ def test_a_walk_to_the_oldest_and_back_meets_every_row_once(
         back.append(indexes(found))
     assert found.newer == ""
     assert (back[-1] if back else pages[0]) == pages[0]  # the newest page is always a full one
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4, 5, 11, 50])
+@pytest.mark.parametrize("size", [1, 2, 20])
+def test_a_search_meets_every_row_that_fits_once_and_reads_only_so_many_at_once(
+    log: None, size: int, at_once: int
+) -> None:
+    rows = Entry.objects.filter(index__in=[0, 3, 4, 10])
+    met, asked, pages = [], {}, 0
+    while True:
+        found = search(rows, BY_INDEX[0], asked, newest=10, size=size, at_once=at_once)
+        met += indexes(found)
+        pages += 1
+        start = int(asked.get("before", 11))
+        assert all(start - at_once <= index < start for index in indexes(found))
+        assert found.paused_at is None or int(found.older) == found.paused_at
+        if not found.older:
+            break
+        asked = {"before": found.older}
+    assert met == [10, 4, 3, 0]
+    assert pages >= 11 / at_once
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "-5", "99999999999999999999", "4~5"])
+def test_a_search_from_a_cursor_that_makes_no_sense_stays_within_the_log(log: None, cursor: str) -> None:
+    found = search(Entry.objects.all(), BY_INDEX[0], {"before": cursor}, newest=10, size=20, at_once=50)
+    assert indexes(found) == ([] if cursor == "-5" else list(range(10, -1, -1)))
+    assert (found.older, found.paused_at) == ("", None)
+
+
+def test_an_empty_log_has_nothing_to_search_and_no_kinds() -> None:
+    found = search(Entry.objects.all(), BY_INDEX[0], {}, newest=-1, size=20, at_once=50)
+    assert (found.rows, found.older) == ([], "")
+    assert services.kinds_present() == []
+
+
+def test_the_kinds_of_the_log_are_each_named_once_in_order(log: None) -> None:
+    for kind in ("person.erased", "audit.exported", "zone.created", "person.erased"):
+        services.record(kind=kind, actor="ada", at=AT)
+    assert services.kinds_present() == ["audit.exported", "door.changed", "person.erased", "zone.created"]
 
 
 def test_rows_that_arrive_push_nothing_to_another_page(log: None) -> None:

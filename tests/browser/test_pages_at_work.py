@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -182,6 +183,52 @@ def test_an_auditor_follows_one_person_and_one_door_through_the_log(
     page.get_by_role("link", name="Follow in the audit log").click()
     expect(page.locator(".following")).to_contain_text("Following Front door")
     expect(page.locator("tbody tr")).to_have_count(2)
+
+
+def test_a_search_of_a_long_log_goes_on_by_itself_and_ends_with_what_it_found_or_says_so(
+    building: SimpleNamespace,  # noqa: F811
+    signed_in_page: SignedIn,  # noqa: F811
+    complaints: list[str],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(views, "SEARCHED_AT_ONCE", 3)
+    for number in range(12):
+        audit.services.record(
+            kind="door.changed",
+            actor="ada",
+            at=timezone.now(),
+            subject="door:1",
+            details={"name": "Needle" if number in {1, 7} else "Hay"},
+        )
+    page = signed_in_page("auditor")
+    page.goto(reverse("audit:entries") + "?text=needle")
+    expect(page.locator("[data-searched]")).to_have_text("2 entries on this page")
+    expect(page.locator("#entries tbody tr")).to_have_count(2)
+    expect(page.locator("[data-further]")).to_have_count(0)
+    page.goto(reverse("audit:entries") + "?text=nowhere")
+    expect(page.get_by_role("heading", name="Nothing fits")).to_be_visible()
+    expect(page.get_by_role("button", name="Stop searching")).to_have_count(0)
+    assert complaints == []
+
+
+def test_a_search_of_a_long_log_stops_when_told_and_can_be_taken_up_again(
+    building: SimpleNamespace,  # noqa: F811
+    signed_in_page: SignedIn,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(views, "SEARCHED_AT_ONCE", 2)
+    for _ in range(6):
+        audit.services.record(kind="door.changed", actor="ada", at=timezone.now(), subject="door:1")
+    page = signed_in_page("auditor")
+    kept: list[Any] = []
+    page.route(re.compile(r"before="), lambda route: kept.append(route))  # no answer until it is let through
+    page.goto(reverse("audit:entries") + "?text=nowhere")
+    page.get_by_role("button", name="Stop searching").click()
+    further = page.get_by_role("link", name="Search further back")
+    expect(further).to_be_focused()
+    page.unroute(re.compile(r"before="))
+    further.press("Enter")
+    expect(page.get_by_role("heading", name="Nothing fits")).to_be_visible()
 
 
 def test_retention_is_rehearsed_can_be_cancelled_and_is_applied_after_a_question(

@@ -75,3 +75,60 @@ form?.addEventListener("submit", (event) => {
   event.preventDefault();
   verify();
 });
+
+// A search of the log reads some thousand entries for each page. It goes on by itself until the page is full or the
+// log ends; without script there is a link.
+//
+//   <p role="status" data-searched></p>
+//   <div id="entries" data-full="50">a table or a word about it <div data-after>... <a data-further>...</a></div></div>
+
+const list = document.querySelector("#entries[data-full]");
+const rowsOf = (part) => part.querySelectorAll("tbody tr");
+
+function stopButton(stopping) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "small";
+  button.textContent = "Stop searching";
+  button.addEventListener("click", () => stopping.abort());
+  return button;
+}
+
+async function searchOn() {
+  const stopping = new AbortController();
+  const full = Number(list.dataset.full);
+  let keep = false;
+  for (;;) {
+    const further = list.querySelector("[data-further]");
+    if (!further || rowsOf(list).length >= full) break;
+    const stop = stopButton(stopping);
+    further.hidden = true;
+    further.after(stop);
+    if (keep) stop.focus({ preventScroll: true });
+    try {
+      const answer = await fetch(further.href, { signal: stopping.signal });
+      if (answer.redirected || !answer.ok) throw new Error(`status ${answer.status}`);
+      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("#entries");
+      keep = document.activeElement === stop; // the next one takes the focus over
+      if (rowsOf(list).length) {
+        list.querySelector("tbody").append(...rowsOf(fresh));
+        list.querySelector("[data-after]").replaceWith(fresh.querySelector("[data-after]"));
+      } else {
+        list.replaceChildren(...fresh.childNodes);
+      }
+    } catch {
+      stop.remove(); // stopped, or the server is away: the link is still there
+      further.hidden = false;
+      further.focus({ preventScroll: true });
+      return;
+    }
+  }
+  if (keep) {
+    list.tabIndex = -1;
+    list.focus({ preventScroll: true });
+  }
+  const found = rowsOf(list).length;
+  document.querySelector("[data-searched]").textContent = found ? `${found} entries on this page` : "Nothing fits";
+}
+
+if (list?.querySelector("[data-further]")) searchOn();
