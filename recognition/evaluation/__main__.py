@@ -890,7 +890,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--attack-images", type=Path, required=True, help="labelled npz pack of faces to attack")
     sub.add_argument("--judge", default=resnet34.NAME, metavar="face-api|FILE|none")
     sub.add_argument("--judge-images", type=Path, help="labelled npz pack that sets the judge's threshold")
-    sub.add_argument("--points", nargs="+", metavar="CONFIG[+VARIANT]", help="default: the four curves")
+    sub.add_argument(
+        "--points",
+        nargs="+",
+        metavar="CONFIG[+VARIANT]",
+        help="default: the four curves and what else was tried",
+    )
     sub.add_argument("--setting", choices=tuple(SETTINGS), default="medium", help="effort where not given")
     sub.add_argument("--passes", type=int, help="faces shown to every point")
     sub.add_argument("--every", type=int, metavar="N", help="every N-th pair")
