@@ -19,6 +19,8 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +35,9 @@ VERSION = 1
 _HEADER = struct.Struct("<4sB3s32s4HI")
 _CHECKSUM = struct.Struct("<I")
 _WIDTHS = range(1, CODE_BITS_MAX + 1)
-NOISE_SIGMAS = 8.0  # a lawful capture is refused with probability below 1e-14
+NOISE_SIGMAS = 8.0  # a lawful capture is refused with probability below 1e-12, by Chernoff's bound
+_ROUNDS = 9  # in which channels are looked at; those of earlier rounds choose the places for the next
+_CALM_SHARE = 8  # one block in so many is looked at
 
 
 class PayloadError(ValueError):
@@ -103,26 +107,94 @@ def unpack(data: bytes, profiles: Mapping[str, PrivacyProfile]) -> PerturbedFeat
 def check_noise(perturbed: PerturbedFeatures, profile: PrivacyProfile) -> None:
     """Refuse a capture whose codes vary less than the profile's noise alone would make them (a terminal without noise).
 
-    Counts codes in the two outermost levels of the channels that have two or more bits and whose noise
-    exceeds the signal
-    (a clean picture hardly reaches those levels there). For any clipped value the chance of an outermost code is lowest
-    at the middle, where noise alone must supply it. Catches broken terminals, not lying ones: whoever can
-    forge noise can
-    also sign without it. A profile without such a channel cannot be checked. Raises PayloadError(noise_contradiction).
+    Counts codes far from the middle. Whatever the clipped value, the chance of one is lowest where the value lies at
+    the middle and noise alone must supply it. Two counts: over the whole face, in channels whose noise exceeds the
+    signal; and in its calmest parts, where a clean picture has next to nothing in any channel. Catches broken
+    terminals, not lying ones: whoever can forge noise can also sign without it. A profile that sends single bits only
+    cannot be checked. Raises PayloadError(noise_contradiction).
     """
+    if not (_varies_enough(perturbed.codes, profile) and _calm_parts_vary_enough(perturbed.codes, profile)):
+        raise PayloadError(
+            "noise_contradiction", "this capture carries less noise than its privacy profile promises"
+        )
+
+
+def _varies_enough(all_codes: NDArray[np.uint8], profile: PrivacyProfile) -> bool:
     wide = (profile.bits >= 2) & (profile.scale.min(axis=(1, 2)) > profile.deviation)
     if not wide.any():
-        return
+        return True
     levels = (1 << profile.bits[wide])[:, None, None]
-    codes = perturbed.codes[wide]
+    codes = all_codes[wide]
     outermost = int(((codes == 0) | (codes == levels - 1)).sum())
     reach = ((levels / 2 - 1) * profile.step[wide][:, None, None]) / profile.scale[wide]
     chance = np.exp(-reach)  # two Laplace tails of one half each
     least = float(chance.sum()) - NOISE_SIGMAS * float(np.sqrt((chance * (1 - chance)).sum()))
-    if outermost < least:
-        raise PayloadError(
-            "noise_contradiction", "this capture carries less noise than its privacy profile promises"
-        )
+    return outermost >= least
+
+
+def _calm_parts_vary_enough(codes: NDArray[np.uint8], profile: PrivacyProfile) -> bool:
+    """Channels in rounds: each is counted in those blocks that were calmest in the rounds before. As noise is drawn
+    afresh for every element, choosing so says nothing about the noise that is counted, only about the picture."""
+    calm = _calm_count(profile)
+    if calm is None:
+        return True
+    chosen = codes.reshape(codes.shape[0], -1)[calm.channels]
+    outside = (chosen < calm.first_inside) | (chosen > calm.last_inside)
+    excess = np.add.reduceat(outside * calm.weight, calm.rounds, axis=0) - calm.least  # (rounds, H * W)
+    before = np.cumsum(excess[:-1], axis=0)
+    places = np.argpartition(before, calm.blocks - 1, axis=1)[:, : calm.blocks]
+    found = float(np.take_along_axis(excess[1:], places, axis=1).sum())
+    variance = float(np.take_along_axis(calm.variance[1:], places, axis=1).sum())
+    return found >= -NOISE_SIGMAS * variance**0.5
+
+
+@dataclass(frozen=True, eq=False)
+class _CalmCount:
+    """What does not change from capture to capture. K channels take part, ordered by round."""
+
+    channels: NDArray[np.int64]  # (K,)
+    rounds: NDArray[np.int64]  # (rounds,), where each begins
+    first_inside: NDArray[np.uint8]  # (K, 1), codes within one noise scale of the middle, about
+    last_inside: NDArray[np.uint8]  # (K, 1)
+    weight: NDArray[np.float32]  # (K, 1), how much more seldom a clean picture is outside
+    least: NDArray[np.float64]  # (rounds, H * W), weighted count that noise alone brings
+    variance: NDArray[np.float64]  # (rounds, H * W), of that count
+    blocks: int  # looked at in each round
+
+
+@lru_cache(maxsize=16)
+def _calm_count(profile: PrivacyProfile) -> _CalmCount | None:
+    half = np.where(profile.bits >= 2, (1 << profile.bits) // 2, 0)
+    step = np.where(profile.sent, profile.step, 1.0)
+    near = np.clip(np.rint(profile.scale.min(axis=(1, 2)) / step), 1, np.maximum(half - 1, 1)).astype(
+        np.int64
+    )
+    chance = np.exp(-(near * step)[:, None, None] / profile.scale).reshape(half.size, -1)  # at the middle
+    # of a clean picture's coefficients, which are about Laplacian too, and calmer than on average
+    clean = np.exp(-(2.0**0.5) * near * step / (0.8 * np.maximum(profile.deviation, 1e-9)))
+    weight = np.where(half > 0, chance.min(axis=1) - clean, 0.0)
+    telling = np.flatnonzero(weight > 0.01)
+    if telling.size < _ROUNDS:
+        return None
+    by_round = [telling[number::_ROUNDS] for number in range(_ROUNDS)]
+    channels = np.concatenate(by_round)
+    rounds = np.cumsum([0, *(part.size for part in by_round[:-1])])
+    half, near, weight, chance = (
+        half[channels, None],
+        near[channels, None],
+        weight[channels, None],
+        chance[channels],
+    )
+    return _CalmCount(
+        channels=channels,
+        rounds=rounds,
+        first_inside=(half - near).astype(np.uint8),
+        last_inside=(half + near - 1).astype(np.uint8),
+        weight=weight.astype(np.float32),
+        least=np.add.reduceat(chance * weight, rounds, axis=0),
+        variance=np.add.reduceat(chance * (1 - chance) * weight**2, rounds, axis=0),
+        blocks=max(1, chance.shape[1] // _CALM_SHARE),
+    )
 
 
 def _channels_per_width(profile: PrivacyProfile) -> tuple[int, ...]:

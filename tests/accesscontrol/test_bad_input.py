@@ -16,10 +16,12 @@ from accesscontrol.models import AccessAttempt, Site
 from audit.models import Entry
 from enrollment import gallery
 from enrollment.models import Consent, Person
+from recognition.frequency import to_frequency
+from recognition.noise import perturb
 from recognition.payload import pack
 from recognition.types import Embedding, PerturbedFeatures
 from tests.accesscontrol.support import ALICE, MALLORY, Place, believed, new_nonce
-from tests.tiny_model import tiny_profile
+from tests.tiny_model import synthetic_picture, tiny_profile
 
 HEADER = 52  # magic, version, profile hash, allocation, lengths; see docs/protocol.md
 
@@ -43,6 +45,14 @@ def without_noise(capture: bytes) -> bytes:
     return pack(PerturbedFeatures(profile.hash, codes), profile)
 
 
+def of_a_picture_without_noise(capture: bytes) -> bytes:
+    """Alice's own picture, each coefficient's code as it is: what a terminal sends whose noise was left out."""
+    profile = tiny_profile()
+    features = to_frequency(synthetic_picture(ALICE), profile.transform)
+    median = perturb(features, profile, lambda count: np.full(count // 4, 1 << 31, "<u4").tobytes())
+    return pack(median, profile)
+
+
 def of_another_profile(capture: bytes) -> bytes:
     return resealed(capture[:8] + bytes(32) + capture[40:])
 
@@ -55,6 +65,7 @@ BAD_CAPTURES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         "not_a_capture",
     ),
     "a capture without noise": (without_noise, "noise_contradiction"),
+    "a picture without noise": (of_a_picture_without_noise, "noise_contradiction"),
     "a capture under another profile": (of_another_profile, "unknown_profile"),
     "half a capture": (lambda capture: capture[: len(capture) // 2], "truncated"),
     "a capture and a byte": (lambda capture: capture + b"\0", "oversized"),

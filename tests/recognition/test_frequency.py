@@ -60,7 +60,8 @@ def test_paper_is_the_literal_upsampling_and_dct_to_1e_4(portrait: FaceCrop) -> 
     literal = literal_blocks(large[0].numpy())
     assert np.abs(exact[:, 1:].reshape(CHANNELS, 112, 112) - literal).max() < 1e-9
     ours = to_frequency(portrait, "paper").values
-    assert np.abs(ours - literal).max() < 1e-4 * max(1.0, np.abs(literal).max())
+    assert np.abs(literal).max() > 300  # so that 1e-4 is a narrow gate: float32 there has steps of 3e-5
+    assert np.abs(ours - literal).max() < 1e-4
 
 
 def test_the_paper_operator_has_at_most_three_nonzeros_in_a_row() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,10 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recognition.frequency import SHAPES
+from recognition.align import align
+from recognition.budget import PrivacyProfile, load_profile
+from recognition.checkpoint import MODELS
+from recognition.detect import Detector
+from recognition.fetch_models import models_folder
+from recognition.frequency import SHAPES, to_frequency
 from recognition.noise import perturb
 from recognition.payload import MAX_PAYLOAD_BYTES, PayloadError, check_noise, pack, unpack
-from recognition.types import FrequencyFeatures, PerturbedFeatures
+from recognition.types import FaceCrop, FrequencyFeatures, PerturbedFeatures
+from tests.recognition import faces
 from tests.recognition.profiles import make_profile, mixed_bits, recorded_randomness
 
 PROFILE = make_profile(bits=mixed_bits())
@@ -125,8 +132,67 @@ def test_lawful_captures_pass_the_noise_check_even_of_nothing_at_all() -> None:
 def test_a_terminal_that_adds_no_noise_is_found_out() -> None:
     values = np.random.default_rng(1).laplace(0, 10 / 2**0.5, SHAPES["critical"]).astype(np.float32)
     clean = perturb(
-        FrequencyFeatures("critical", values), PROFILE, lambda n: np.full(n // 4, 1 << 31, "<u4").tobytes()
+        FrequencyFeatures("critical", values), PROFILE, lambda n: np.full(n // 2, 1 << 15, "<u2").tobytes()
     )
     with pytest.raises(PayloadError) as refused:
         check_noise(clean, PROFILE)
     assert refused.value.code == "noise_contradiction"
+
+
+SHIPPED = [path for path in sorted((MODELS / "default").glob("*.json")) if path.name != "model.json"]
+
+
+@pytest.fixture(scope="module")
+def portrait() -> FaceCrop:
+    frame = faces.portrait()
+    (face,) = Detector(models=models_folder()).find(frame)
+    return align(frame, face.points)
+
+
+def with_less_noise(features: FrequencyFeatures, profile: PrivacyProfile, share: float) -> PerturbedFeatures:
+    """Codes of clipped values with `share` of the noise that the profile promises; 0 is none at all."""
+    low, high, centre = (each[:, None, None] for each in (profile.low, profile.high, profile.centre))
+    scale = np.where(np.isfinite(profile.scale), profile.scale, 0)
+    values = np.clip(features.values.astype(np.float64), low, high)
+    values += share * scale * np.random.default_rng(7).laplace(size=values.shape)
+    levels = (1 << profile.bits)[:, None, None]
+    step = np.where(profile.sent, profile.step, 1.0)[:, None, None]
+    codes = np.clip(np.floor((values - centre) / step + levels / 2), 0, levels - 1)
+    return PerturbedFeatures(profile.hash, np.where(profile.sent[:, None, None], codes, 0).astype(np.uint8))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_a_face_with_too_little_noise_for_a_profile_that_ships_is_found_out(
+    portrait: FaceCrop, file: Path, share: float
+) -> None:
+    profile = load_profile(file)
+    features = to_frequency(portrait, profile.transform)
+    with pytest.raises(PayloadError) as refused:
+        check_noise(with_less_noise(features, profile, share), profile)
+    assert refused.value.code == "noise_contradiction"
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda path: path.stem)
+def test_a_lawful_capture_under_a_profile_that_ships_is_never_refused(portrait: FaceCrop, file: Path) -> None:
+    """Of a face, and of values that leave all the spreading to the noise."""
+    profile = load_profile(file)
+    middle = np.broadcast_to(profile.centre[:, None, None], profile.shape).astype(np.float32)
+    for features in (
+        to_frequency(portrait, profile.transform),
+        FrequencyFeatures(profile.transform, middle.copy()),
+    ):
+        for seed in range(20):
+            check_noise(perturb(features, profile, recorded_randomness(seed)), profile)
+
+
+def test_a_capture_whose_noise_stops_where_the_picture_is_calm_is_found_out(portrait: FaceCrop) -> None:
+    """Noise in most of the face does not make up for none in the rest of it."""
+    profile = load_profile(SHIPPED[0])
+    features = to_frequency(portrait, profile.transform)
+    lawful = perturb(features, profile, recorded_randomness(1)).codes
+    clean = with_less_noise(features, profile, 0.0).codes
+    energy = ((features.values / np.maximum(profile.deviation, 1e-9)[:, None, None]) ** 2).sum(axis=0)
+    calm = energy < np.quantile(energy, 0.25)
+    with pytest.raises(PayloadError):
+        check_noise(PerturbedFeatures(profile.hash, np.where(calm, clean, lawful)), profile)
