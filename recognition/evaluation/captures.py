@@ -1,8 +1,8 @@
 """Thousands of captures as a terminal would send them, many at a time.
 
-Code for code what `recognition.noise.perturb` draws from the same stream of randomness (the tests hold the two
-against each other), an order of magnitude faster: where `perturb` asks for every threshold of an element, here the
-code comes from one logarithm, and only elements near a threshold are settled by the exact integers.
+Code for code what `recognition.noise.perturb` draws from the same 32-bit integers (the tests hold the two against each
+other), each drawn whole: the code comes from one logarithm, and only elements near a threshold are settled by the exact
+thresholds.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,19 @@ from recognition.align import align
 from recognition.budget import PrivacyProfile, load_profile
 from recognition.checkpoint import model_folder
 from recognition.detect import Detector
-from recognition.noise import code_thresholds
+from recognition.frequency import to_frequency
 from recognition.payload import check_noise, unpack
 from recognition.quality import assess
 from recognition.recognizer import Recognizer
-from recognition.types import FaceCrop
+from recognition.types import FaceCrop, FrequencyFeatures
 from tests.browser import films
+from tests.recognition.definition import codes_from, thresholds_of, undecided
 from tests.vectors import make_vectors as vectors
 
 #: float32 keeps 24 bits; a sum of 64 products of 255 and 1 in single precision is off by less than this.
 ROUNDING = 0.002  # coefficient units, of coefficients up to 2,000
 
-#: Helpers on the page: base64 both ways, and the modules.
+#: Helpers on the page: base64 both ways, a source of given random bytes, and the modules.
 PRELUDE = """
   const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   const floats = (text) => new Float32Array(bytes(text).buffer);
@@ -40,6 +42,11 @@ PRELUDE = """
     let words = "";
     for (let at = 0; at < raw.length; at += 8192) words += String.fromCharCode(...raw.subarray(at, at + 8192));
     return btoa(words);
+  };
+  const reader = (text) => {
+    const all = bytes(text);
+    let at = 0;
+    return (count) => all.slice(at, (at += count));
   };
   const [frequency, noise, payload, profiles] = await Promise.all(
     ["frequency", "noise", "payload", "profile"].map((name) => import(`/enrollment/${name}.js`)),
@@ -103,12 +110,40 @@ def test_given_the_same_coefficients_and_random_bytes_the_browser_sends_the_same
     found = on_page(
         modules,
         "const profile = await profiles.PrivacyProfile.fromText(given.profile, { hash: given.profile_hash });"
-        "const random = (count) => bytes(given.random).slice(0, count);"
-        "const codes = noise.perturb(floats(given.values_float32), profile, random);"
+        "const codes = noise.perturb(floats(given.values_float32), profile, reader(given.random));"
         "return text(payload.pack(codes, profile));",
-        {**case, "random": vectors.text(vectors.stream(case["seed"])(189 * 14 * 14 * 4))},
+        {**case, "random": vectors.text(vectors.stream(case["seed"])(189 * 14 * 14 * 4))},  # more than enough
     )
     assert found == case["payload"]
+
+
+def test_the_browser_asks_for_the_lower_halves_of_the_same_elements_in_the_same_order(modules: Page) -> None:
+    """Half of the upper halves lie where a threshold does: whoever misses one reads all that follow wrongly."""
+    case = vectors.load("captures")["cases"][0]
+    profile = PrivacyProfile.from_json(case["profile"])
+    features = FrequencyFeatures("critical", vectors.floats(case["values_float32"]).reshape(profile.shape))
+    rng = np.random.default_rng(16)
+    shape = (int(profile.sent.sum()), *profile.shape[1:])
+    upper = rng.integers(0, 1 << 16, shape, dtype=np.uint16)
+    for row, channel in enumerate(np.flatnonzero(profile.sent)):
+        thresholds = thresholds_of(features, profile, channel)
+        chosen = rng.random(shape[1:]) < 0.5
+        upper[row][chosen] = (thresholds[rng.integers(len(thresholds))] >> 16)[chosen]
+    needed = int(undecided(features, profile, upper).sum())
+    assert needed > upper.size / 3
+    random = upper.tobytes() + rng.bytes(2 * needed)
+    found = on_page(
+        modules,
+        "const profile = await profiles.PrivacyProfile.fromText(given.profile);"
+        "const [read, asked] = [reader(given.random), []];"
+        "const source = (count) => { asked.push(count); return read(count); };"
+        "return [text(noise.perturb(floats(given.values_float32), profile, source)), asked];",
+        {**case, "random": vectors.text(random)},
+    )
+    assert found[1] == [2 * upper.size, 2 * needed]
+    codes = np.frombuffer(base64.b64decode(found[0]), np.uint8).reshape(profile.shape)
+    source = BytesIO(random)
+    assert np.array_equal(codes, codes_from(features, profile, source.read))
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -117,22 +152,24 @@ def test_from_the_same_picture_and_random_bytes_only_codes_on_a_boundary_differ(
 ) -> None:
     case = vectors.load("captures")["cases"][number]
     profile = PrivacyProfile.from_json(case["profile"])
-    needed = int(profile.sent.sum()) * profile.shape[1] * profile.shape[2] * 4
-    random = vectors.stream(case["seed"])(needed)
+    enough = int(profile.sent.sum()) * profile.shape[1] * profile.shape[2] * 4
+    random = vectors.text(vectors.stream(case["seed"])(enough))
     found = on_page(
         modules,
         "const profile = await profiles.PrivacyProfile.fromText(given.profile);"
         "const values = frequency.toFrequency(bytes(given.crop), profile.transform);"
-        "const codes = noise.perturb(values, profile, () => bytes(given.random));"
+        "const codes = noise.perturb(values, profile, reader(given.random));"
         "return [text(payload.pack(codes, profile)), profile.transform === 'paper' ? '' : text(values)];",
-        {"profile": case["profile"], "crop": case["crop"], "random": vectors.text(random)},
+        {"profile": case["profile"], "crop": case["crop"], "random": random},
     )
     data = base64.b64decode(found[0])
     assert len(data) == case["payload_bytes"]
     codes = unpack(data, {profile.hash: profile}).codes.astype(int)
     if hashlib.sha256(data).hexdigest() == case["payload_sha256"]:
         return
-    reference = _codes_of(case, profile, random)
+    crop = FaceCrop(np.frombuffer(base64.b64decode(case["crop"]), np.uint8).reshape(112, 112, 3))
+    features = to_frequency(crop, profile.transform)
+    reference = codes_from(features, profile, vectors.stream(case["seed"])).astype(int)
     differing = codes != reference
     # A boundary: the two thresholds around u differ by rounding alone. Expected are well below one in a capture of
     # 37,044 coefficients and a few in one of 2.4 million; neighbouring codes, never more.
@@ -246,26 +283,6 @@ def test_the_browser_finds_the_face_where_python_does_and_cuts_the_same_crop(mod
         for name, value in quality.measures.items():
             there = found["quality"]["measures"]["eyeDistance" if name == "eye_distance" else name]
             assert there == pytest.approx(value, rel=0.05, abs=0.05), name
-
-
-def _codes_of(case: dict[str, Any], profile: PrivacyProfile, random: bytes) -> np.ndarray:
-    """Python's codes again, the slow way: every threshold against every integer."""
-    from recognition.frequency import to_frequency
-
-    crop = FaceCrop(np.frombuffer(base64.b64decode(case["crop"]), np.uint8).reshape(112, 112, 3))
-    values = to_frequency(crop, profile.transform).values.astype(np.float64)
-    uniform = np.frombuffer(random, "<u4").reshape(int(profile.sent.sum()), *profile.shape[1:])
-    codes = np.zeros(profile.shape, int)
-    for row, channel in enumerate(np.flatnonzero(profile.sent)):
-        thresholds = code_thresholds(
-            np.clip(values[channel], profile.low[channel], profile.high[channel]),
-            profile.centre[channel],
-            profile.step[channel],
-            profile.scale[channel],
-            int(profile.bits[channel]),
-        )
-        codes[channel] = (uniform[row] < thresholds).sum(axis=0)
-    return codes
 
 
 def _without_floats(document: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from skimage.data import astronaut
 
+from recognition import noise
 from recognition.budget import PrivacyProfile
 from recognition.frequency import SHAPES, to_frequency
 from recognition.noise import code_thresholds, perturb
 from recognition.types import FaceCrop, FrequencyFeatures
+from tests.recognition.definition import codes_from, codes_of, in_halves, thresholds_of, undecided
 from tests.recognition.profiles import make_profile, mixed_bits, recorded_randomness
 
 
@@ -98,8 +101,8 @@ def test_the_same_randomness_gives_the_same_codes_as_one_threshold_at_a_time() -
     profile = make_profile(bits=np.where(np.arange(189) < 3, 3, 0))
     rng = np.random.default_rng(9)
     features = FrequencyFeatures("critical", rng.normal(0, 60, SHAPES["critical"]).astype(np.float32))
-    codes = perturb(features, profile, recorded_randomness(5)).codes
     uniform = np.frombuffer(recorded_randomness(5)(3 * 196 * 4), "<u4").reshape(3, 14, 14)
+    codes = perturb(features, profile, in_halves(features, profile, uniform)).codes
     for channel, row, column in [(0, 0, 0), (1, 7, 3), (2, 13, 13), (0, 5, 9), (2, 1, 12)]:
         value = min(max(float(features.values[channel, row, column]), -100.0), 100.0)
         cuts = (np.arange(1, 8) - 4) * float(profile.step[channel])
@@ -117,33 +120,18 @@ def test_features_of_another_transform_are_refused() -> None:
 def test_a_short_read_of_randomness_is_an_error_not_a_weaker_capture() -> None:
     with pytest.raises(ValueError, match="ran short"):
         perturb(constant(0.0), make_profile(), lambda n: os.urandom(n - 1))
+    features, profile = constant(1.0), make_profile()
+    upper = (
+        thresholds_of(features, profile, 0)[0] >> 16
+    )  # a threshold lies within: every element is undecided
+    reads = iter([np.tile(upper.astype("<u2").ravel(), 189).tobytes(), b""])
+    with pytest.raises(ValueError, match="ran short"):
+        perturb(features, profile, lambda n: next(reads))
 
 
 def test_values_that_are_not_numbers_never_become_features() -> None:
     with pytest.raises(ValueError, match="finite"):
         FrequencyFeatures("critical", np.full(SHAPES["critical"], np.nan, np.float32))
-
-
-def one_threshold_at_a_time(
-    features: FrequencyFeatures, profile: PrivacyProfile, stream: bytes
-) -> np.ndarray:
-    """The definition in the wire format's words: how many thresholds the uniform integer is below."""
-    uniform = iter(np.frombuffer(stream, "<u4").reshape(-1, *profile.shape[1:]))
-    codes = np.zeros(profile.shape, np.uint8)
-    for channel in np.flatnonzero(profile.sent):
-        codes[channel] = (next(uniform) < thresholds_of(features, profile, channel)).sum(axis=0)
-    return codes
-
-
-def thresholds_of(features: FrequencyFeatures, profile: PrivacyProfile, channel: int) -> np.ndarray:
-    low, high = profile.low[channel], profile.high[channel]
-    return code_thresholds(
-        np.clip(features.values[channel].astype(np.float64), low, high),
-        profile.centre[channel],
-        profile.step[channel],
-        profile.scale[channel],
-        int(profile.bits[channel]),
-    )
 
 
 def uneven(transform: str, *, centre: float, narrow: float) -> PrivacyProfile:
@@ -196,15 +184,113 @@ def test_every_code_is_the_one_that_the_thresholds_give(where: str, centre: floa
         uniform >>= rng.integers(8, 32, uniform.shape, dtype=np.uint32)
     elif where == "far in":
         uniform = ~(uniform >> rng.integers(8, 32, uniform.shape, dtype=np.uint32))
-    stream = uniform.tobytes()
-    codes = perturb(features, profile, lambda count: stream).codes
-    assert np.array_equal(codes, one_threshold_at_a_time(features, profile, stream))
+    codes = perturb(features, profile, in_halves(features, profile, uniform)).codes
+    assert np.array_equal(codes, codes_of(features, profile, uniform))
 
 
 def test_every_code_of_the_papers_transform_is_the_one_that_the_thresholds_give() -> None:
     profile = make_profile(transform="paper", bits=mixed_bits(3), epsilon=2.0)
     rng = np.random.default_rng(8)
     features = FrequencyFeatures("paper", rng.normal(0, 60, SHAPES["paper"]).astype(np.float32))
-    stream = recorded_randomness(6)(int(profile.sent.sum()) * 112 * 112 * 4)
-    codes = perturb(features, profile, lambda count: stream).codes
-    assert np.array_equal(codes, one_threshold_at_a_time(features, profile, stream))
+    codes = perturb(features, profile, recorded_randomness(6)).codes
+    assert np.array_equal(codes, codes_from(features, profile, recorded_randomness(6)))
+
+
+def six_channels_of_the_papers_transform(bits: int, epsilon: float, step: float) -> PrivacyProfile:
+    """75,264 elements: room for each of the 65,536 upper halves that there are."""
+    profile = make_profile(
+        transform="paper", bits=np.where(np.arange(189) % 32 == 0, bits, 0), epsilon=epsilon
+    )
+    return replace(profile, step=profile.step * step)
+
+
+@pytest.mark.parametrize("value", [0.7, 7.3, -33.3, 100.0])
+@pytest.mark.parametrize(
+    ("bits", "epsilon", "step"),
+    [(4, 4.0, 0.25), (4, 40.0, 1.3), (3, 0.5, 0.01), (2, 8.0, 1.0), (1, 0.01, 1.0)],
+)
+def test_only_undecided_codes_depend_on_the_lower_half(
+    bits: int, epsilon: float, step: float, value: float
+) -> None:
+    """Each upper half there is, with the least and the greatest lower half: what is not asked for changes nothing."""
+    profile = six_channels_of_the_papers_transform(bits, epsilon, step)
+    features = constant(value, "paper")
+    upper = (np.arange(6 * 112 * 112) % 65_536).astype("<u2").reshape(6, 112, 112)
+    asked = undecided(features, profile, upper)
+    assert 0 < asked.ravel()[:65_536].sum() <= (1 << bits) - 1, "each threshold lies in one interval at most"
+    drawn = {}
+    for lower in (0, 65_535):
+        uniform = upper.astype(np.uint32) << 16 | np.uint32(lower)
+        drawn[lower] = perturb(features, profile, in_halves(features, profile, uniform)).codes
+        assert np.array_equal(drawn[lower], codes_of(features, profile, uniform))
+    assert np.array_equal((drawn[0] != drawn[65_535])[profile.sent], asked)
+
+
+def test_the_lower_halves_are_read_once_for_the_undecided_alone_in_channel_order() -> None:
+    profile = uneven("critical", centre=1.0, narrow=1.0)
+    rng = np.random.default_rng(21)
+    features = FrequencyFeatures("critical", rng.normal(0, 60, SHAPES["critical"]).astype(np.float32))
+    size = int(profile.sent.sum()) * 196
+    lowest = [thresholds_of(features, profile, channel)[0] for channel in np.flatnonzero(profile.sent)]
+    chosen = rng.random(size) < 0.3  # lie where a threshold does
+    upper = np.where(chosen, np.ravel(lowest) >> 16, rng.integers(0, 65_536, size)).astype("<u2")
+    needed = int(undecided(features, profile, upper.reshape(-1, 14, 14)).sum())
+    assert size / 4 < needed < size / 2
+    lower = rng.integers(0, 65_536, needed).astype("<u2")
+    asked = []
+
+    def source(count: int) -> bytes:
+        asked.append(count)
+        return [upper, lower][len(asked) - 1].tobytes()
+
+    codes = perturb(features, profile, source).codes
+    assert asked == [2 * size, 2 * needed]
+    reads = iter([upper.tobytes(), lower.tobytes()])
+    assert np.array_equal(codes, codes_from(features, profile, lambda count: next(reads)))
+
+
+def test_fewer_than_15_of_65536_elements_need_the_lower_half_of_their_integer() -> None:
+    asked = []
+
+    def counted(count: int) -> bytes:
+        asked.append(count)
+        return recorded_randomness(len(asked))(count)
+
+    profile = make_profile(transform="paper", bits=4, epsilon=4.0)
+    features = FrequencyFeatures(
+        "paper", np.random.default_rng(3).normal(0, 60, SHAPES["paper"]).astype(np.float32)
+    )
+    perturb(features, profile, counted)
+    expected = asked[0] * 15 / 65_536
+    assert 0 < asked[1] < expected + 5 * 2 * (expected / 2) ** 0.5
+
+
+@pytest.mark.parametrize("centre", [0.0, 1.0, 200.0])
+@pytest.mark.parametrize("narrow", [0.01, 1.0, 30.0])
+def test_float32_is_right_with_a_thirtieth_of_its_margin(
+    centre: float, narrow: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Value and noise add up to a threshold but for some millionths of a code, and the interval has no width."""
+    monkeypatch.setattr(noise, "_REACH", 0.0)
+    monkeypatch.setattr(noise, "_NOISE_ERROR", noise._NOISE_ERROR / 30)
+    monkeypatch.setattr(noise, "_STEP_ERROR", noise._STEP_ERROR / 30)
+    profile = uneven("critical", centre=centre, narrow=narrow)
+    rng = np.random.default_rng(5)
+    sent = np.flatnonzero(profile.sent)
+    step, middle = (of[sent][:, None, None] for of in (profile.step, profile.centre))
+    levels = (1 << profile.bits[sent])[:, None, None]
+    upper = rng.integers(noise._RARE, (1 << 16) - noise._RARE, (sent.size, *profile.shape[1:]))
+    draws = stats.laplace(scale=profile.scale[sent]).isf((upper + 0.5) / 2**16)
+    target = middle + (rng.integers(1, 16, upper.shape) % (levels - 1) + 1 - levels / 2) * step
+    near = step + profile.scale[sent]
+    values = np.zeros(profile.shape, np.float32)
+    values[sent] = target - draws + near * rng.normal(0, 3e-6, upper.shape)
+    features = FrequencyFeatures("critical", values)
+    codes, row, at = noise._estimate(
+        values.reshape(len(values), -1), upper.astype(np.uint16).reshape(sent.size, -1), profile
+    )
+    vouched = np.ones(codes.shape, np.bool_)
+    vouched[row, at] = False
+    exact = codes_of(features, profile, (upper << 16 | 1 << 15).astype(np.uint32))[sent].reshape(codes.shape)
+    assert vouched.mean() > 0.1, "the comparison below says something"
+    assert np.array_equal(codes[vouched], exact[vouched])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -33,16 +34,12 @@ SAMPLE = 3000  # coefficients of a `paper` crop
 
 
 def stream(seed: str) -> Callable[[int], bytes]:
-    """n -> n bytes of a repeatable stream, from its beginning each time."""
-
-    def draw(count: int) -> bytes:
-        blocks = (
-            hashlib.sha256(seed.encode() + number.to_bytes(8, "big")).digest()
-            for number in range((count + 31) // 32)
-        )
-        return b"".join(blocks)[:count]
-
-    return draw
+    """n -> the next n bytes of a repeatable stream."""
+    blocks = (
+        hashlib.sha256(seed.encode() + number.to_bytes(8, "big")).digest() for number in itertools.count()
+    )
+    endless = itertools.chain.from_iterable(blocks)
+    return lambda count: bytes(itertools.islice(endless, count))
 
 
 def synthetic_crop(seed: int) -> FaceCrop:

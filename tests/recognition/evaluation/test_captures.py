@@ -13,6 +13,7 @@ from recognition.evaluation.captures import Drawer, features_of, planes_of
 from recognition.frequency import to_frequency, to_planes
 from recognition.noise import perturb
 from recognition.types import FaceCrop, FrequencyFeatures
+from tests.recognition.definition import in_halves
 from tests.recognition.evaluation.faces import people
 from tests.recognition.profiles import make_profile, mixed_bits
 from tests.tiny_model import tiny_profile
@@ -39,15 +40,16 @@ def test_features_of_many_are_the_features_of_each(transform: str) -> None:
     ],
     ids=["tiny", "mixed bits", "little noise", "noise alone"],
 )
-def test_the_same_randomness_draws_the_very_codes_a_terminal_draws(profile: PrivacyProfile) -> None:
+def test_the_same_integers_draw_the_very_codes_a_terminal_draws(profile: PrivacyProfile) -> None:
     drawer, features = Drawer(profile), features_of(PIXELS, profile.transform)
     size = drawer.bytes_per_capture
     stream = bytearray(np.random.default_rng(3).bytes(len(PIXELS) * size))
     stream[:64] = bytes(32) + b"\xff" * 32  # the ends of the range, where rounding decides
     together = drawer.codes(features, bytes(stream))
     for row in range(len(PIXELS)):
-        own = bytes(stream[row * size : (row + 1) * size])
-        alone = perturb(FrequencyFeatures(profile.transform, features[row]), profile, lambda n, own=own: own)
+        uniform = np.frombuffer(stream, "<u4").reshape(len(PIXELS), -1, *profile.shape[1:])[row]
+        one = FrequencyFeatures(profile.transform, features[row])
+        alone = perturb(one, profile, in_halves(one, profile, uniform))
         assert np.array_equal(together[row], alone.codes)
 
 
@@ -57,7 +59,9 @@ def test_position_weights_and_paper_features_are_drawn_alike() -> None:
     profile = replace(make_profile(transform="paper", bits=few, epsilon=3.0), position_weight=weight)
     drawer, features = Drawer(profile), features_of(PIXELS[:1], "paper")
     stream = np.random.default_rng(4).bytes(drawer.bytes_per_capture)
-    alone = perturb(FrequencyFeatures("paper", features[0]), profile, lambda n: stream)
+    uniform = np.frombuffer(stream, "<u4").reshape(-1, 112, 112)
+    one = FrequencyFeatures("paper", features[0])
+    alone = perturb(one, profile, in_halves(one, profile, uniform))
     assert np.array_equal(drawer.codes(features, stream)[0], alone.codes)
 
 
