@@ -145,7 +145,7 @@ def _calm_parts_vary_enough(codes: NDArray[np.uint8], profile: PrivacyProfile) -
     places = np.argpartition(before, calm.blocks - 1, axis=1)[:, : calm.blocks]
     found = float(np.take_along_axis(excess[1:], places, axis=1).sum())
     variance = float(np.take_along_axis(calm.variance[1:], places, axis=1).sum())
-    return found >= -NOISE_SIGMAS * variance**0.5
+    return found >= -NOISE_SIGMAS * float(np.sqrt(variance))
 
 
 @dataclass(frozen=True, eq=False)

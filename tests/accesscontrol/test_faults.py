@@ -38,7 +38,8 @@ Payload = Callable[[int], bytes]
 
 
 @pytest.fixture
-def place(transactional_db: None, model: None) -> Iterator[Place]:
+def place(transactional_db: None, model: None, settings: Any) -> Iterator[Place]:
+    settings.LINTEL_PAYLOAD_TTL_S = 600  # the first task imports torch, and a busy machine takes a minute for it
     yield support.make_place()
     celery.wait_for_embedded_tasks()
 
@@ -67,7 +68,7 @@ def production(settings: Any, redis_url: str, monkeypatch: pytest.MonkeyPatch) -
     return redis_url
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 150) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 400) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it never became true"
