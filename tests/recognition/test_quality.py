@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from recognition.align import align
-from recognition.detect import Detector
+from recognition.detect import Detector, Face
 from recognition.fetch_models import models_folder
 from recognition.quality import ADVICE, QualityLimits, assess
 from tests.recognition import faces
@@ -73,3 +73,30 @@ def test_a_face_turned_away_is_told_to_look_at_the_camera(judge):
     detector_sees = judge(faces.portrait())
     assert detector_sees.measures["yaw"] < 0.1
     assert judge(faces.portrait(), QualityLimits(yaw=0.0)).reason == "turned_away"
+
+
+def rotated(points, *, yaw=0.0, roll=0.0):
+    """The five points of a head turned by so many degrees; its nose stands out by 0.6 of the distance of the eyes."""
+    middle, distance = points.mean(axis=0), np.linalg.norm(points[1] - points[0])
+    depth = np.array([0, 0, 0.6, 0, 0]) * distance
+    angle, lean = np.radians(yaw), np.radians(roll)
+    across, down = (points - middle).T
+    across = across * np.cos(angle) + depth * np.sin(angle)
+    leaned = np.stack(
+        [across * np.cos(lean) - down * np.sin(lean), across * np.sin(lean) + down * np.cos(lean)]
+    )
+    return (leaned.T + middle).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [({}, "good"), ({"yaw": 5}, "good"), ({"roll": 20}, "good"), ({"yaw": 45}, "turned_away"),
+     ({"yaw": -45}, "turned_away"), ({"roll": 50}, "turned_away")],
+    ids=["straight", "hardly turned", "leaned a little", "to one side", "to the other", "leaned over"],
+)  # fmt: skip
+def test_how_far_a_head_may_turn_before_the_door_asks_it_to_look(turn, reason):
+    frame = faces.portrait()
+    (face,) = Detector(models=models_folder()).find(frame)
+    points = rotated(face.points, **turn)
+    moved = Face(box=face.box, points=points, score=face.score)
+    assert assess(frame, [moved], align(frame, points), QualityLimits()).reason == reason
