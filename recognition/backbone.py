@@ -19,11 +19,11 @@ from recognition.frequency import BLOCK, RESEARCH_SHAPES, dct_matrix
 from recognition.types import CROP_SIZE
 
 UNPROTECTED = "none"
-RESTORING = (
-    "restoring-"  # this before a backbone's name: its receiver cleans `critical` features by convolutions
-)
+# Before a backbone's name: its receiver cleans `critical` features by convolutions so many channels wide.
+RESTORING = {"restoring-": 160, "slim-restoring-": 96}
 BACKBONES = (
-    "small", "mobilefacenet", "mobilefacenet-se", "restoring-mobilefacenet-se", "ir18", "ir34", "ir50", "ir101",
+    "small", "mobilefacenet", "mobilefacenet-se", *(f"{prefix}mobilefacenet-se" for prefix in RESTORING),
+    "ir18", "ir34", "ir50", "ir101",
 )  # fmt: skip
 PLANES_SCALE = 1 / 64.0  # brings clean planes (about -128..127) to the size that weighted features have
 
@@ -33,13 +33,13 @@ class Receiver(nn.Module):
 
     forward(values, gain): values float32 (B, C, H, W) from PrivacyProfile.values_of, gain float32 (C, H, W) from
     PrivacyProfile.gain; the unprotected twin takes YCbCr planes (B, 3, 112, 112) and ignores gain.
-    restores: a Restorer improves the estimate before it becomes a picture (`critical` only).
+    restoring: width of a Restorer that improves the estimate before it becomes a picture (`critical` only), 0 for none.
     """
 
     mean: Tensor
     inverse: Tensor
 
-    def __init__(self, transform: str, *, restores: bool = False) -> None:
+    def __init__(self, transform: str, *, restoring: int = 0) -> None:
         super().__init__()
         self.transform = transform
         shape = (3, 112, 112) if transform == UNPROTECTED else RESEARCH_SHAPES[transform]
@@ -58,7 +58,7 @@ class Receiver(nn.Module):
             self.face = nn.Parameter(
                 torch.zeros(3, 112, 112)
             )  # the picture around which the coefficients vary
-        self.restorer = Restorer(shape) if restores and self.inverts else None
+        self.restorer = Restorer(shape, restoring) if restoring and self.inverts else None
 
     def forward(self, values: Tensor, gain: Tensor | None = None) -> Tensor:
         x = (values - self.mean) * (PLANES_SCALE if gain is None else gain)  # (B, C, H, W)
@@ -83,7 +83,7 @@ class Restorer(nn.Module):
     has the features could compute as much (see the learned attack in recognition.evaluation.attacks).
     """
 
-    def __init__(self, shape: tuple[int, int, int], width: int = 160, blocks: int = 3) -> None:
+    def __init__(self, shape: tuple[int, int, int], width: int, blocks: int = 3) -> None:
         super().__init__()
         channels, height, rows = shape
         self.enter = nn.Conv2d(channels, width, 1)
@@ -358,9 +358,9 @@ class Backbone(nn.Module):
         if name not in BACKBONES:
             raise ValueError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}")
         self.name, self.transform, self.dimension = name, transform, dimension
-        self.receiver = Receiver(transform, restores=name.startswith(RESTORING))
+        width, name = restoring_width(name)
+        self.receiver = Receiver(transform, restoring=width)
         channels = self.receiver.channels
-        name = name.removeprefix(RESTORING)
         if name == "small":
             self.trunk: nn.Module = SmallTrunk(channels, dimension)
         elif name == "mobilefacenet":
@@ -373,6 +373,14 @@ class Backbone(nn.Module):
     def forward(self, values: Tensor, gain: Tensor | None = None) -> Tensor:
         out: Tensor = self.trunk(self.receiver(values, gain))
         return out
+
+
+def restoring_width(name: str) -> tuple[int, str]:
+    """Width of a backbone's restorer, 0 where it has none, and the name of what follows the receiver."""
+    for prefix, width in RESTORING.items():
+        if name.startswith(prefix):
+            return width, name.removeprefix(prefix)
+    return 0, name
 
 
 def build_backbone(name: str, *, transform: str, dimension: int) -> Backbone:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from recognition.backbone import PLANES_SCALE, UNPROTECTED, Backbone, Receiver, build_backbone
+from recognition.backbone import PLANES_SCALE, UNPROTECTED, Backbone, Receiver, Restorer, build_backbone
 from recognition.budget import PrivacyProfile
 from recognition.frequency import RESEARCH_SHAPES
 from recognition.heads import HEADS
@@ -52,6 +52,9 @@ class Student(nn.Module):
         if statistics is not None:
             _prepare_receiver(self.backbone.receiver, statistics)
         self.collapsed = CollapsedStem() if CollapsedStem.fits(self.backbone) else None
+        #: Another run's restorer, which this one's learns to answer like; in a tuple, so that it neither
+        #: learns nor is saved.
+        self.example: tuple[Restorer, ...] = ()
         self.head = (
             None
             if config.head == "none"
@@ -69,16 +72,21 @@ class Student(nn.Module):
         return F.normalize(self.backbone(*self.perturbation(coefficients, ease)).float())
 
     def restore(self, pixels: Tensor, ease: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of the receiver's estimate against the clean features, in standard deviations, visible channels
-        weighing more."""
+        """Loss of the receiver's estimate, in standard deviations, visible channels weighing more: against the clean
+        features, or against the example's estimate where there is an example."""
         restorer = self.backbone.receiver.restorer
         if self.perturbation is None or restorer is None:
             raise ValueError("this backbone restores nothing")
         coefficients = self.transform(pixels)
         values, gain = self.perturbation(coefficients, ease)
         receiver, deviation = self.backbone.receiver, self.perturbation.deviation
-        found = restorer((values - receiver.mean) * gain).float()
-        missed = (found - (coefficients - receiver.mean) / deviation.clamp(min=1e-2)).square()
+        arrived = (values - receiver.mean) * gain
+        if self.example:
+            with torch.no_grad():
+                wanted = self.example[0](arrived).float()
+        else:
+            wanted = (coefficients - receiver.mean) / deviation.clamp(min=1e-2)
+        missed = (restorer(arrived).float() - wanted).square()
         weight = deviation * self.perturbation.live
         loss = (missed * weight).mean() / weight.mean()
         return loss, {"restored": 1 - loss}
@@ -181,7 +189,8 @@ class Run:
         )
 
     def _start_from(self, initial: Path) -> None:
-        """The whole network of another run where it fits, its trunk where only the receiver differs."""
+        """The whole network of another run where it fits, its trunk where only the receiver differs. A restorer of
+        another width becomes the example for this run's."""
         stored = torch.load(initial, weights_only=True, map_location=self.device)["backbone"]
         own = self.student.backbone.state_dict()
         fitting = {
@@ -191,6 +200,13 @@ class Run:
         if missing:
             raise ValueError(f"{initial} is of another network: it lacks {missing[0]}")
         self.student.backbone.load_state_dict(own | fitting)
+        place = "receiver.restorer."
+        restorer = {key.removeprefix(place): value for key, value in stored.items() if key.startswith(place)}
+        wider = restorer and any(key.startswith(place) and key not in fitting for key in own)
+        if wider and self.config.restore_share:
+            example = Restorer(self.student.backbone.receiver.mean.shape, len(restorer["place"]))
+            example.load_state_dict(restorer)
+            self.student.example = (example.to(self.device).eval(),)
 
     def _statistics(self) -> Statistics:
         random = np.random.default_rng(

@@ -180,6 +180,33 @@ def test_a_receiver_that_restores_comes_closer_to_the_clean_features(faces: Face
     )
 
 
+def test_a_slimmer_receiver_learns_to_answer_as_the_one_before_it_did(faces: Faces, tmp_path: Path) -> None:
+    before = Run(
+        replace(CONFIGS["default-restore"], passes=80, batch_size=8, warmup_steps=2), faces, tmp_path / "a"
+    )
+    for _ in range(10):
+        before.step()
+    before.save()
+    config = replace(CONFIGS["default-slim-restore"], passes=480, batch_size=8, warmup_steps=2)
+    slim = Run(config, faces, tmp_path / "b", initial=tmp_path / "a" / "state.pt")
+    (example,) = slim.student.example
+    assert not any(key.startswith("example") for key in slim.student.state_dict())
+
+    x = torch.randn(4, *slim.student.backbone.receiver.mean.shape)
+
+    def apart() -> float:
+        restorer = slim.student.backbone.receiver.restorer
+        assert restorer is not None
+        with torch.no_grad():
+            return float((restorer.eval()(x) - example(x)).square().mean())
+
+    at_first = apart()
+    slim.student.backbone.train()
+    for _ in range(60):
+        slim.step()
+    assert apart() < at_first / 2
+
+
 def test_a_shipped_run_names_nobody_until_it_is_calibrated(
     faces: Faces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
