@@ -331,6 +331,8 @@ WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
 MEDIA_ROOT = LINTEL_DATA_DIR / "media"
 LANGUAGE_CODE = "en"
+#: A folder with languages of one's own, one file each, besides those in enrollment/languages: see docs/languages.md.
+LINTEL_LANGUAGES_DIR = env.text("LINTEL_LANGUAGES_DIR")
 USE_I18N = True
 USE_TZ = True
 TIME_ZONE = "UTC"

@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from django.utils import timezone
 
-from enrollment.consent_texts import CONSENT_TEXTS
+from enrollment.languages import ConsentText
 from enrollment.models import Consent, Person
 from enrollment.pins import PIN_LEAST, PIN_MOST, pin_problem, read_card_number
 from enrollment.services import MAX_REASON
@@ -59,19 +59,28 @@ class PersonForm(forms.ModelForm[Person]):
 
 
 class ConsentForm(forms.Form):
-    """Who agreed, in which language and how. The text itself is ours, never what the browser sends back."""
+    """How somebody agreed, and to which version. The text itself is ours, never what the browser sends back."""
 
-    language = forms.ChoiceField(choices=[(text.language, text.language_name) for text in CONSENT_TEXTS])
     method = forms.ChoiceField(
         label="How it was given", choices=Consent.Method.choices, initial=Consent.Method.SIGNED
     )
     agreed = forms.BooleanField(
         error_messages={"required": "Without the person's agreement nothing can be recorded."}
     )
+    version = forms.CharField(required=False, max_length=50)
 
-    def __init__(self, *arguments: Any, agreement: str, **named: Any) -> None:
+    def __init__(self, *arguments: Any, shown: ConsentText, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.fields["agreed"].label = agreement
+        self.shown = shown
+        self.fields["agreed"].label = shown.agreement
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if data.get("version") != self.shown.version:
+            raise forms.ValidationError(
+                "The text was changed while it was read. Read it as it stands now, then go on."
+            )
+        return data
 
 
 class DifferentPersonForm(forms.Form):

@@ -13,7 +13,7 @@ import csv
 import io
 import secrets
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import wraps
 from typing import Any
@@ -29,9 +29,7 @@ from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.utils import timezone, translation
-from django.utils.functional import Promise
-from django.utils.translation import gettext_lazy as _
+from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -41,11 +39,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.throttling import SimpleRateThrottle
 
-from enrollment import invitations, roster, services
+from enrollment import invitations, languages, roster, services
 from enrollment.api import BrowserCapturesView, TerminalProgressSerializer
 from enrollment.camera import uses_camera
-from enrollment.consent_texts import CONSENT_TEXTS, ConsentText, consent_text
 from enrollment.invitations import LIFETIME, LONGEST_LIFETIME, Issued
+from enrollment.languages import Language
 from enrollment.models import Enrollment, Invitation, Person
 from enrollment.services import EnrollmentRefused
 
@@ -303,77 +301,25 @@ def _qr(link: str) -> str:
 
 # On the invited person's phone
 
-#: What a guest reads where a service refuses, by its code: (title, what to do).
-GUEST_WORDS: Mapping[str, tuple[str | Promise, str | Promise]] = {
-    "invitation_unknown": (
-        _("This link does not work"),
-        _("Perhaps it was copied incompletely. Open it once more from the message, or ask for a new one."),
-    ),
-    "invitation_used": (
-        _("This invitation was used"),
-        _("You are enrolled, or almost: everything further happens at the desk. Nothing is left to do here."),
-    ),
-    "invitation_declined": (
-        _("You declined"),
-        _("Nothing is kept of your face. There is another way in for you: please ask at the desk."),
-    ),
-    "invitation_revoked": (
-        _("This link was replaced or taken back"),
-        _("If you got a newer one, open that. Otherwise please ask whoever invited you."),
-    ),
-    "invitation_expired": (
-        _("This link has expired"),
-        _(
-            "Links work for a while only. Please ask whoever invited you for a new one; it takes them a minute."
-        ),
-    ),
-    "too_many_requests": (
-        _("A little too fast"),
-        _("Many links were opened from here within a minute. Wait a minute and open yours again."),
-    ),
-    "person_inactive": (_("Not now"), _("Your access is switched off. Please ask at the desk.")),
-    "person_expired": (_("Not any more"), _("The time of your access is over. Please ask at the desk.")),
-    "enrollment_in_progress": (
-        _("The desk is enrolling you right now"),
-        _("Finish there, or wait fifteen minutes and open your link again."),
-    ),
-    "too_many_tries": (
-        _("This did not work out"),
-        _("The captures did not succeed several times. Please come to the desk; it is quicker there."),
-    ),
-}
-_ELSE = (_("That did not work"), _("Please open your link once more, or ask at the desk."))
-
 
 def guest_page(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """In the guest's language, and never from a cache. `?language=` chooses one."""
+    """Never from a cache. `?language=` chooses the guest's language."""
 
     @never_cache
     @wraps(view)
     def page(request: HttpRequest, *arguments: Any, **named: Any) -> HttpResponse:
-        chosen = request.GET.get("language", "")
-        if consent_text(chosen) is not None:
-            request.session[SESSION_LANGUAGE] = chosen
-        with translation.override(_language(request)):
-            return view(request, *arguments, **named)
+        chosen = languages.find(request.GET.get("language", ""))
+        if chosen is not None:
+            request.session[SESSION_LANGUAGE] = chosen.tag
+        return view(request, *arguments, **named)
 
     return page
 
 
-def _language(request: HttpRequest) -> str:
-    """Chosen before, else the first one of the browser's that there is a consent text for."""
-    chosen: str = request.session.get(SESSION_LANGUAGE, "")
-    if consent_text(chosen) is not None:
-        return chosen
-    for part in request.headers.get("Accept-Language", "").split(","):
-        name = part.partition(";")[0].strip().lower()[:2]
-        if consent_text(name) is not None:
-            return name
-    return CONSENT_TEXTS[0].language
-
-
-def _text(request: HttpRequest) -> ConsentText:
-    return consent_text(_language(request)) or CONSENT_TEXTS[0]
+def _language(request: HttpRequest) -> Language:
+    """Chosen before, else the one that the browser likes best."""
+    chosen = languages.find(request.session.get(SESSION_LANGUAGE, ""))
+    return chosen or languages.preferred(request.headers.get("Accept-Language", ""))
 
 
 @uses_camera
@@ -434,10 +380,17 @@ def guest_consent(request: HttpRequest) -> HttpResponse:
             invitations.decline(invitation=invitation, at=timezone.now())
             return _over(request, "invitation_declined", status=200)
         own_words = request.POST.get("own_words", "")
-        if request.POST.get("agreed") != "yes":
-            context = {"invitation": invitation, "missing": True, "own_words": own_words}
-            return _render(request, "invitations/guest_consent.html", status=422, **context)
-        invitations.agree(invitation=invitation, text=_text(request), own_words=own_words, at=timezone.now())
+        language = languages.find(request.POST.get("language", "")) or _language(request)
+        changed = request.POST.get("version") != language.consent.version
+        if changed or request.POST.get("agreed") != "yes":
+            # Agreed to are the words that were on the page, not those that have taken their place since.
+            context = {"invitation": invitation, "missing": True, "changed": changed, "own_words": own_words}
+            return _render(
+                request, "invitations/guest_consent.html", status=422, language=language, **context
+            )
+        invitations.agree(
+            invitation=invitation, text=language.consent, own_words=own_words, at=timezone.now()
+        )
     except EnrollmentRefused as refusal:
         return _over(request, refusal.code)
     return redirect("invitation")
@@ -538,15 +491,21 @@ def _progress(enrollment: Enrollment) -> dict[str, Any]:
 
 def _over(request: HttpRequest, code: str, *, status: int = 410) -> HttpResponse:
     """Kindly: what is the matter, and what to do. An unknown link is 404, one that has ended 410."""
-    title, next_step = GUEST_WORDS.get(code, _ELSE)
+    language = _language(request)
+    known = f"{code}_next" in language.sections["guest"]
+    said = {"said": code if known else "otherwise", "said_next": f"{code if known else 'otherwise'}_next"}
     status = 404 if code == "invitation_unknown" else status
-    return _render(
-        request, "invitations/guest_over.html", status=status, title=title, next_step=next_step, code=code
-    )
+    return _render(request, "invitations/guest_over.html", status=status, code=code, **said)
 
 
 def _render(request: HttpRequest, template: str, *, status: int = 200, **context: Any) -> HttpResponse:
-    context |= {"text": _text(request), "texts": CONSENT_TEXTS, "most_own_words": invitations.MAX_OWN_WORDS}
+    language = context.setdefault("language", _language(request))
+    context |= {
+        "text": language.consent,
+        "languages": languages.known(),
+        "sentences": language.sections["camera"],
+        "most_own_words": invitations.MAX_OWN_WORDS,
+    }
     return render(request, template, context, status=status)
 
 

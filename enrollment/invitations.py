@@ -22,7 +22,7 @@ from django.utils import timezone
 
 import audit.services
 from enrollment import services
-from enrollment.consent_texts import ConsentText
+from enrollment.languages import ConsentText
 from enrollment.models import Consent, Enrollment, Invitation, Person
 from enrollment.services import EnrollmentRefused, audit_subject, lock_person
 

@@ -17,9 +17,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from enrollment import proofs, services
+from enrollment import languages, proofs, services
 from enrollment.camera import allow_camera
-from enrollment.consent_texts import CONSENT_TEXTS, consent_text
 from enrollment.forms import (
     CardForm,
     ConsentForm,
@@ -113,10 +112,11 @@ def person_edit(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
 def consent_create(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
     """Shows the text in one language and records that the person agreed to exactly this text."""
     person = get_object_or_404(Person, pk=person_id)
-    language = request.POST.get("language") or request.GET.get("language") or CONSENT_TEXTS[0].language
-    shown = consent_text(language) or CONSENT_TEXTS[0]
+    asked = request.POST.get("language") or request.GET.get("language") or ""
+    language = languages.find(asked) or languages.reference()
+    shown = language.consent
     then = request.POST.get("then") or request.GET.get("then") or ""
-    form = ConsentForm(request.POST or None, agreement=shown.agreement)
+    form = ConsentForm(request.POST or None, shown=shown)
     if request.method == "POST" and form.is_valid():
         try:
             services.record_consent(
@@ -133,7 +133,14 @@ def consent_create(request: HttpRequest, person_id: uuid.UUID) -> HttpResponse:
         else:
             messages.success(request, f"The consent of {person.full_name} is recorded.")
             return redirect("enrollment_begin" if then == "enroll" else "person", person_id)
-    context = {"person": person, "texts": CONSENT_TEXTS, "shown": shown, "form": form, "then": then}
+    context = {
+        "person": person,
+        "language": language,
+        "texts": [each.consent for each in languages.known()],
+        "shown": shown,
+        "form": form,
+        "then": then,
+    }
     return render(request, "people/consent.html", context, status=422 if form.is_bound else 200)
 
 
@@ -360,12 +367,14 @@ def _progress(enrollment_id: uuid.UUID) -> dict[str, Any]:
     steps = [number < found.captures_accepted for number in range(found.captures_wanted)]
     advice = services.MESSAGES.get(found.last_reason, "") if found.last_reason else ""
     consent = found.person.consents.filter(withdrawn_at=None).first()
+    language = (languages.nearest(consent.language) if consent else None) or languages.reference()
     return {
         "enrollment": found,
         "steps": steps,
         "advice": advice,
+        "sentences": language.sections["camera"],
         "in_this_browser": found.terminal_id is None and found.state == Enrollment.State.OPEN,
-        "language": consent.language if consent else "en",
+        "language": language,
         "different": DifferentPersonForm(),
     }
 

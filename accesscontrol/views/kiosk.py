@@ -9,9 +9,11 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.templatetags.static import static
 from django.urls import reverse
+from django.utils.cache import patch_vary_headers
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from enrollment import languages
 from enrollment.camera import uses_camera
 
 SERVICE_WORKER = Path(__file__).resolve().parent.parent / "static" / "kiosk" / "service-worker.js"
@@ -20,8 +22,14 @@ SERVICE_WORKER = Path(__file__).resolve().parent.parent / "static" / "kiosk" / "
 @uses_camera
 @require_safe
 def kiosk(request: HttpRequest) -> HttpResponse:
-    """The same page for everybody, so that it can be kept for when the network is gone."""
-    response = render(request, "kiosk/kiosk.html")
+    """The same page for everybody, so that it can be kept for when the network is gone, with all it says in every
+    language."""
+    context = {
+        "language": languages.reference(),
+        "languages": languages.known(),
+        "sentences": [language.for_browser("kiosk") for language in languages.known()],
+    }
+    response = render(request, "kiosk/kiosk.html", context)
     response["Cache-Control"] = "no-cache"
     return response
 
@@ -29,11 +37,14 @@ def kiosk(request: HttpRequest) -> HttpResponse:
 @require_safe
 def kiosk_manifest(request: HttpRequest) -> HttpResponse:
     here = reverse("kiosk")
+    language = languages.preferred(request.headers.get("Accept-Language", ""))
     document = {
         "id": here,
-        "name": "Lintel door",
+        "name": language.say("kiosk", "app_name"),
         "short_name": "Lintel",
-        "description": "A tablet as door terminal: a face becomes noise before it leaves the door.",
+        "description": language.say("kiosk", "app_description"),
+        "lang": language.tag,
+        "dir": language.direction,
         "start_url": here,
         "scope": here,
         "display": "fullscreen",
@@ -53,6 +64,7 @@ def kiosk_manifest(request: HttpRequest) -> HttpResponse:
         ],
     }
     response = JsonResponse(document, content_type="application/manifest+json")
+    patch_vary_headers(response, ["Accept-Language"])
     response["Cache-Control"] = "no-cache"
     return response
 

@@ -29,7 +29,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect
 
-from enrollment.consent_texts import consent_text
+from enrollment import languages
 from tests.browser import films
 from tests.browser.modules import module_server
 from tests.services import CHROMIUM, free_port
@@ -146,8 +146,9 @@ class Server:
     def add_person(self, name: str, *, language: str | None = "en") -> str:
         """The id of a new person, with consent in `language` unless that is None."""
         person = self.api("POST", "people", {"full_name": name})
-        text = consent_text(language) if language else None
-        if text is not None:
+        spoken = languages.find(language) if language else None
+        if spoken is not None:
+            text = spoken.consent
             consent = {
                 "text": text.text,
                 "version": text.version,

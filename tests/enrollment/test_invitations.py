@@ -7,6 +7,7 @@ import csv
 import json
 import re
 import struct
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,10 @@ from django.core.cache import cache
 from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
-from django.utils import translation
 
 from accesscontrol.models import AccessGroup
 from audit.models import Entry
-from enrollment import invitations, roster, services
-from enrollment.consent_texts import CONSENT_TEXTS, consent_text
+from enrollment import invitations, languages, roster, services
 from enrollment.invitations import Issued
 from enrollment.models import Consent, Enrollment, Invitation, Person
 from enrollment.services import EnrollmentRefused
@@ -32,7 +31,7 @@ from tests.pages.support import make_user
 pytestmark = pytest.mark.django_db
 
 VIENNA = ZoneInfo("Europe/Vienna")
-ENGLISH = CONSENT_TEXTS[0]
+ENGLISH = languages.reference().consent
 CAPTURE = "application/vnd.lintel.capture"
 
 
@@ -51,6 +50,17 @@ def now(monkeypatch: pytest.MonkeyPatch) -> Any:
 def invited(name: str = "Alice Example", **more: Any) -> Issued:
     person = somebody(name, consents=False)
     return invitations.issue_invitation(person=person, actor="desk", at=NOW, **more)
+
+
+def text_in(tag: str) -> Any:
+    language = languages.find(tag)
+    assert language is not None
+    return language.consent
+
+
+def yes_to(text: Any = ENGLISH) -> dict[str, str]:
+    """The form of somebody who agrees to this text."""
+    return {"answer": "yes", "agreed": "yes", "language": text.language, "version": text.version}
 
 
 def kinds(subject: Person | None = None) -> list[str]:
@@ -252,9 +262,7 @@ def test_the_whole_way_from_a_link_to_a_face_that_doors_know(
 ) -> None:
     issued = invited()
     invitation = invitations.open_invitation(token=issued.token, at=NOW)
-    invitations.agree(
-        invitation=invitation, text=consent_text("de") or ENGLISH, own_words=" Nur werktags. ", at=NOW
-    )
+    invitations.agree(invitation=invitation, text=text_in("de"), own_words=" Nur werktags. ", at=NOW)
     enrollment = invitations.begin(invitation=invitation, at=NOW)
     for _ in range(3):
         with django_capture_on_commit_callbacks(execute=True):
@@ -387,11 +395,10 @@ def test_a_link_that_has_ended_is_answered_kindly_in_both_languages(now, changes
     for language in ("en", "de"):
         client = Client(headers={"Accept-Language": f"{language}-AT,fr;q=0.5"})
         answer = client.post(reverse("invitation_open"), {"token": issued.token})
-        with translation.override(language):
-            expected = translation.gettext("Your invitation")
+        expected = {"en": "Your invitation", "de": "Ihre Einladung"}[language]
         assert answer.status_code == status
         html = answer.content.decode()
-        assert f'<html lang="{language}">' in html and expected in html
+        assert f'<html lang="{language}" dir="ltr">' in html and expected in html
         assert (words in html) == (language == "en")
         assert "Alice" not in html
         assert client.get(reverse("invitation")).status_code == 200  # no session came of it
@@ -426,7 +433,7 @@ def test_every_change_needs_the_pages_own_token(now) -> None:
     cookie = client.cookies["lintel_csrf"].value
     good = client.post(reverse("invitation_open"), {"token": issued.token, "csrfmiddlewaretoken": cookie})
     assert good.status_code == 302
-    assert client.post(reverse("invitation_consent"), {"answer": "yes", "agreed": "yes"}).status_code == 403
+    assert client.post(reverse("invitation_consent"), yes_to()).status_code == 403
     assert client.post(reverse("invitation_captures"), b"LNTL", content_type=CAPTURE).status_code == 403
     assert not Consent.objects.exists()
 
@@ -436,11 +443,12 @@ def test_consent_comes_before_the_camera_and_a_missing_tick_is_no_consent(now) -
     page = client.get(reverse("invitation"))
     html = page.content.decode()
     assert "Hello Alice Example" in html and ENGLISH.text.split("\n")[0] in html
-    answer = client.post(reverse("invitation_consent"), {"answer": "yes", "own_words": "Only <weekdays>"})
+    untick = {**yes_to(), "agreed": "", "own_words": "Only <weekdays>"}
+    answer = client.post(reverse("invitation_consent"), untick)
     assert answer.status_code == 422
     assert "Only &lt;weekdays&gt;" in answer.content.decode()
     assert not Consent.objects.exists()
-    assert client.post(reverse("invitation_consent"), {"answer": "yes", "agreed": "yes"}).status_code == 302
+    assert client.post(reverse("invitation_consent"), yes_to()).status_code == 302
     camera = client.get(reverse("invitation"))
     assert "camera=(self)" in camera["Permissions-Policy"]
     assert 'id="station"' in camera.content.decode()
@@ -452,9 +460,37 @@ def test_the_language_a_guest_chose_is_the_language_of_the_consent(now) -> None:
     client = opened(issued, **{"Accept-Language": "en"})
     html = client.get(reverse("invitation"), {"language": "de"}).content.decode()
     assert "Guten Tag, Alice Example" in html
-    client.post(reverse("invitation_consent"), {"answer": "yes", "agreed": "yes"})
+    assert f'name="version" value="{text_in("de").version}"' in html
+    client.post(reverse("invitation_consent"), yes_to(text_in("de")))
     assert Consent.objects.get().language == "de"
-    assert Consent.objects.get().text == (consent_text("de") or ENGLISH).text
+    assert Consent.objects.get().text == text_in("de").text
+
+
+def test_words_that_changed_while_they_were_read_are_read_again_before_anybody_agrees(
+    now, monkeypatch
+) -> None:
+    """What counts is what was on the page. Its version carries a fingerprint, so other words are another version."""
+    client = opened(invited())
+    before = yes_to()
+    reworded = replace(ENGLISH, text="I agree to more.", version="2026-11.00000000")
+    english = replace(languages.reference(), consent=reworded)
+    monkeypatch.setattr(languages, "known", lambda: (english,))
+    answer = client.post(reverse("invitation_consent"), {**before, "own_words": "Only weekdays."})
+    assert answer.status_code == 422
+    html = answer.content.decode()
+    assert "changed while you were reading" in html
+    assert "I agree to more." in html and "Only weekdays." in html
+    assert not Consent.objects.exists()
+    assert client.post(reverse("invitation_consent"), yes_to(reworded)).status_code == 302
+    assert Consent.objects.get().text == "I agree to more."
+
+
+def test_two_tabs_in_two_languages_record_the_words_of_the_tab_that_agreed(now) -> None:
+    client = opened(invited())
+    client.get(reverse("invitation"), {"language": "de"})  # the other tab
+    client.post(reverse("invitation_consent"), yes_to())
+    consent = Consent.objects.get()
+    assert (consent.language, consent.text, consent.version) == ("en", ENGLISH.text, ENGLISH.version)
 
 
 def test_no_is_an_answer_too(now) -> None:
@@ -469,7 +505,7 @@ def test_no_is_an_answer_too(now) -> None:
 
 def consented(issued: Issued) -> Client:
     client = opened(issued)
-    client.post(reverse("invitation_consent"), {"answer": "yes", "agreed": "yes"})
+    client.post(reverse("invitation_consent"), yes_to())
     assert client.get(reverse("invitation")).status_code == 200
     return client
 
@@ -542,7 +578,7 @@ def test_an_open_page_of_the_desk_and_a_guest_share_no_rights(now) -> None:
 def test_a_desk_that_enrolls_the_guest_at_the_same_time_is_waited_for(now) -> None:
     issued = invited()
     client = opened(issued)
-    client.post(reverse("invitation_consent"), {"answer": "yes", "agreed": "yes"})
+    client.post(reverse("invitation_consent"), yes_to())
     services.begin_enrollment(person=issued.invitation.person, actor="desk", at=NOW)
     page = client.get(reverse("invitation"))
     assert page.status_code == 410
@@ -690,32 +726,3 @@ def test_the_command_writes_the_links_to_a_file_of_its_owner_alone(tmp_path, cap
     with pytest.raises(CommandError, match="nobody was imported"):
         call_command("import_people", str(people), invite=tmp_path / "more.csv")
     assert not (tmp_path / "more.csv").exists()
-
-
-@pytest.mark.parametrize("language", [text.language for text in CONSENT_TEXTS if text.language != "en"])
-def test_every_sentence_for_guests_is_there_in_every_language_that_has_a_consent_text(language, now) -> None:
-    """The pages' own words, read from the templates and the views; the compiled catalogue answers each."""
-    root = Path(services.__file__).resolve().parents[1]
-    pages = "".join(path.read_text() for path in (root / "templates" / "invitations").glob("*guest*.html"))
-    said = {
-        text
-        for pair in re.findall(r"""\{% translate (?:"([^"]+)"|'([^']+)')""", pages)
-        for text in pair
-        if text
-    }
-    views = (root / "enrollment" / "invitation_views.py").read_text()
-    said |= set(re.findall(r'_\(\s*"([^"]+)"\s*\)', views))
-    assert len(said) > 40
-    counted = set()
-    for block in re.findall(r"\{% blocktranslate[^%]*%\}(.*?)\{% endblocktranslate %\}", pages, re.DOTALL):
-        one, _, many = re.sub(r"\{\{ (\w+) \}\}", r"%(\1)s", block).partition("{% plural %}")
-        counted.add((one, many))
-    assert len(counted) > 3
-    with translation.override(language):
-        missing = {text for text in said if translation.gettext(text) == text}
-        for one, many in counted:
-            if many:
-                missing |= {text for text in (one, many) if translation.ngettext(one, many, 2) == many}
-            elif translation.gettext(one) == one:
-                missing.add(one)
-    assert missing == set()

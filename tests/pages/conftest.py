@@ -24,7 +24,7 @@ from accesscontrol.models import (
     Zone,
 )
 from accesscontrol.services import create_api_token
-from enrollment.consent_texts import CONSENT_TEXTS
+from enrollment import languages
 from enrollment.invitations import issue_invitation
 from enrollment.models import Card, Enrollment, ErasureCertificate, Pin, ProtectedTemplate
 from enrollment.services import record_consent, register_person
@@ -69,7 +69,7 @@ def building(db) -> SimpleNamespace:
     )
     alice = register_person(full_name="Alice Example", actor="test", at=now - timedelta(days=1))
     bob = register_person(full_name="Bob Example", actor="test", at=now - timedelta(days=1))
-    text = CONSENT_TEXTS[0]
+    text = languages.reference().consent
     record_consent(
         person=alice,
         text=text.text,

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from accesscontrol.models import AccessGroup, Terminal
 from audit.models import Entry
-from enrollment.consent_texts import CONSENT_TEXTS
+from enrollment import languages
 from enrollment.models import Consent, Enrollment, ErasureCertificate, Person
 from enrollment.services import begin_enrollment, record_consent, register_person
 
@@ -137,10 +137,16 @@ def test_the_profile_shows_who_why_and_when(administrator, building):
 
 
 def test_consent_is_recorded_in_the_very_words_that_were_shown(desk, building):
-    german = next(text for text in CONSENT_TEXTS if text.language == "de")
+    spoken = languages.find("de")
+    assert spoken is not None
+    german = spoken.consent
     page = reverse("consent_create", args=[building.bob.pk])
     assert 'lang="de"' in desk.get(page, {"language": "de"}).content.decode()
-    desk.post(page, {"language": "de", "method": "signed", "agreed": "on", "text": "something else"})
+    form = {"language": "de", "method": "signed", "agreed": "on", "text": "something else"}
+    stale = desk.post(page, {**form, "version": "2026-11.00000000"})
+    assert stale.status_code == 422 and "changed while it was read" in stale.content.decode()
+    assert not Consent.objects.filter(person=building.bob).exists()
+    desk.post(page, {**form, "version": german.version})
     consent = Consent.objects.get(person=building.bob)
     assert (consent.text, consent.version, consent.language) == (german.text, german.version, "de")
     assert consent.recorded_by == "enroller"
@@ -211,7 +217,9 @@ def test_without_consent_the_desk_records_it_first_and_then_goes_on(desk, buildi
     answer = desk.post(page, {"terminal": building.terminal.pk, "captures_wanted": 3})
     consent = reverse("consent_create", args=[building.bob.pk])
     assert answer["Location"] == f"{consent}?then=enroll"
-    answer = desk.post(consent, {"language": "en", "method": "signed", "agreed": "on", "then": "enroll"})
+    version = languages.reference().consent.version
+    form = {"language": "en", "version": version, "method": "signed", "agreed": "on", "then": "enroll"}
+    answer = desk.post(consent, form)
     assert answer["Location"] == page
     assert not Enrollment.objects.filter(person=building.bob).exists()
 

@@ -53,12 +53,13 @@ function setFlag(name, value) {
 
 function translate() {
   document.documentElement.lang = words.language;
+  document.documentElement.dir = words.direction;
   for (const node of document.querySelectorAll("[data-text]")) node.textContent = words.say(node.dataset.text);
-  const [other] = words.others;
-  const button = element("language");
-  button.lang = other;
-  button.dataset.language = other;
-  button.textContent = new Words().say.call({ language: other }, "language_name");
+  element("language-name").lang = words.language;
+  element("language-name").textContent = words.name;
+  for (const button of document.querySelectorAll("[data-language]")) {
+    button.setAttribute("aria-pressed", String(button.dataset.language === words.language));
+  }
   tellPlace();
   tellTime();
 }
@@ -67,7 +68,7 @@ function tellPlace() {
   const terminal = client?.terminal;
   element("door").textContent = terminal?.doorName || terminal?.name || "Lintel";
   element("site").textContent = terminal?.siteName ?? "";
-  document.title = terminal ? `${terminal.doorName || terminal.name} · Lintel` : "Lintel door";
+  document.title = terminal ? `${terminal.doorName || terminal.name} · Lintel` : words.say("app_name");
   const prompt = { card_and_pin: "idle_card", face_or_card_and_pin: "idle_face_or_card" }[terminal?.asksFor];
   element("prompt").textContent = words.say(terminal && !terminal.doorId ? "idle_desk" : (prompt ?? "idle_door"));
   for (const button of document.querySelectorAll("[data-card]")) {
@@ -112,6 +113,7 @@ function notice(text) {
 
 /** Shows the pad and waits; null when nobody typed. */
 async function type(question) {
+  element("languages").hidePopover(); // whoever types has chosen
   const typed = pad.ask({ idleMs: PAD_IDLE_MS, ...question });
   show("pad", { say: words.say(`pad_${question.kind}`) });
   pad.focus();
@@ -174,6 +176,11 @@ function whyPairingFailed(error) {
 }
 
 // At work ---------------------------------------------------------------------------------------------------------
+
+function whyEnrollmentEnded(task) {
+  const name = `enrollment_${task.reason}`;
+  return words.has(name) ? words.say(name) : task.message; // a reason newer than this page
+}
 
 /** One door terminal: see `step`. Its counterpart for a machine is terminal/loop.py. */
 class Work {
@@ -358,7 +365,7 @@ class Work {
       await answer({
         tone: completed ? "yes" : "warn",
         sentence: words.say(completed ? "enrolled" : "enrollment_over", { name: task.person_name }),
-        next: completed ? words.say("enrolled_next") : task.message,
+        next: completed ? words.say("enrolled_next") : whyEnrollmentEnded(task),
         milliseconds: REFUSED_MS,
       });
       this.letIn = true; // not asked at the door before having stepped away
@@ -422,7 +429,8 @@ class Work {
       this.task = null;
       this.nextPollAt = steady() + ENROLLMENT_POLL_S;
       if (code === "refused" && this.nextRefreshAt === 0) this.nextRefreshAt = steady() + ENROLLMENT_POLL_S;
-      const next = hint || (code === "unanswered" ? words.say("unanswered") : error.message);
+      if (code === "refused" && !hint) console.warn(error); // the server's own words, for whoever mends it
+      const next = hint || words.say(code);
       return answer({ tone: "warn", sentence: words.say("stays_shut"), next, milliseconds: REFUSED_MS, again: true });
     }
     this.task = null;
@@ -500,10 +508,18 @@ async function whatIsMissing() {
 }
 
 function listen() {
-  element("language").addEventListener("click", (event) => {
-    words.speak(event.currentTarget.dataset.language);
-    translate();
-    if (client && shown.view === "paired") showFingerprints();
+  for (const button of document.querySelectorAll("[data-language]")) {
+    button.addEventListener("click", () => {
+      words.speak(button.dataset.language);
+      element("languages").hidePopover();
+      translate();
+      if (client && shown.view === "paired") showFingerprints();
+    });
+  }
+  let forgotten = 0; // a list that somebody opened and left
+  element("languages").addEventListener("toggle", (event) => {
+    clearTimeout(forgotten);
+    if (event.newState === "open") forgotten = setTimeout(() => element("languages").hidePopover(), PAD_IDLE_MS);
   });
   element("pair-form").addEventListener("submit", async (event) => {
     event.preventDefault();

@@ -1,346 +1,55 @@
-// What the kiosk says, in English and German. A language is one object with the same names; a test compares them.
-// Refusals are spoken to the person at the door, so they say "you" where the server's record says "this person".
+// What the kiosk says, in every language there is a file of (enrollment/languages). The page carries them all, so that a
+// tablet without a network still changes its language. Refusals are spoken to the person at the door.
 
-export const TEXTS = {
-  en: {
-    language_name: "English",
-    starting: "One moment.",
-    fullscreen: "Full screen",
-    try_again: "Try again",
-    cancel: "Cancel",
-    promise: "Your picture never leaves this tablet.",
-    unsupported_title: "This browser cannot be a door terminal",
-    unsupported_insecure: "Open this page over HTTPS. Without it the browser gives no camera and keeps no key.",
-    unsupported_key: "It cannot make Ed25519 keys. Use a current Chrome, Edge, Firefox or Safari.",
-    unsupported_store: "It keeps nothing between visits, so the key would be lost. Leave the private window.",
-    pair_title: "Pair this tablet with a door",
-    pair_lead: "In Lintel, open Terminals, add one for this door and make a pairing code. It works once.",
-    pair_code: "Pairing code",
-    pair_verb: "Pair",
-    pair_key: "The key is made here and cannot leave this browser. Pairing again makes a new one.",
-    pair_again: "Pair again…",
-    pair_empty: "Type the code that Lintel shows.",
-    pair_wrong: "This code is not valid. It may be used up or older than fifteen minutes: make a new one.",
-    pair_many: "Too many tries. Wait a minute, then type the code again.",
-    pair_offline: "The server does not answer. Check the network, then try again.",
-    pair_failed: "Pairing failed: {detail}",
-    paired_title: "Paired",
-    paired_lead: "Compare this with the terminal's page in Lintel. If the key there is another one, revoke it.",
-    paired_door: "Door",
-    paired_desk: "none: it enrolls people",
-    paired_own: "Key of this tablet",
-    paired_lock:
-      "This tablet asks and shows the answer. It moves no lock by itself: the lock hangs behind the door, on the server's side.",
-    paired_verb: "They match: start",
-    camera_title: "The camera cannot be used",
-    camera_denied: "Allow the camera for this page in the browser's settings, then try again.",
-    camera_missing: "No camera was found. Connect one, then try again.",
-    camera_busy: "Another program holds the camera. Close it, then try again.",
-    camera_lost: "The camera is gone. Connect it again.",
-    camera_insecure: "Open this page over HTTPS: the browser gives no camera otherwise.",
-    camera_unsupported: "This browser gives a page no camera. Use a current one.",
-    camera_failed: "What finds a face could not be started. Reload the page, then try again.",
-    idle_door: "Come closer and look at the camera.",
-    idle_desk: "Ready to enroll.",
-    checking: "One moment.",
-    granted: "Welcome.",
-    granted_name: "Welcome, {name}.",
-    granted_next: "You may go in.",
-    stays_shut: "The door stays shut.",
-    unverified: "The answer does not carry the server's signature, so it is not believed. Ask at the desk.",
-    unanswered: "No answer came in time. Look at the camera again.",
-    fault: "Something went wrong in this tablet. It tries again by itself.",
-    offline: "No connection: the door stays shut. Trying again by itself.",
-    offline_next: "If this takes long, use another door or ask at the desk.",
-    online: "The connection is back.",
-    hint_clock_skew: "This tablet's clock is wrong. Set it to automatic time.",
-    hint_key_unknown: "The server does not know this tablet. Pair it again.",
-    hint_terminal_revoked: "This tablet was revoked: it opens nothing. An administrator can pair it again.",
-    hint_too_many_requests: "Too many requests. Wait a moment.",
-    hint_recognition_unavailable: "Recognition is not available. Ask the administrator.",
-    hint_terminal_without_door: "This terminal has no door. Ask the administrator.",
-    no_match: "You were not recognised.",
-    no_match_next: "Face the camera and try again, or ask at the desk.",
-    ambiguous_match: "You look too much like somebody else here to be sure.",
-    ambiguous_match_next: "Ask at the desk to let you in.",
-    gallery_empty: "Nobody is enrolled yet.",
-    gallery_empty_next: "Ask at the desk.",
-    person_inactive: "Your access is switched off.",
-    person_inactive_next: "Ask at the desk.",
-    person_not_yet_valid: "Your access has not begun yet.",
-    person_not_yet_valid_next: "Come back on your first day.",
-    person_expired: "Your access has ended.",
-    person_expired_next: "Ask at the desk to extend it.",
-    consent_missing: "There is no consent of yours on record.",
-    consent_missing_next: "Ask at the desk. There is another way in for you.",
-    no_rule: "This door is not yours.",
-    no_rule_next: "Use another door, or ask at the desk for access.",
-    outside_schedule: "This door is closed for you at this hour.",
-    outside_schedule_next: "Come back within your hours, or ask at the desk.",
-    holiday: "The house is closed for a holiday.",
-    holiday_next: "Come back after it.",
-    door_inactive: "This door is switched off.",
-    door_inactive_next: "Use another door.",
-    site_locked_down: "The house is locked down.",
-    site_locked_down_next: "Follow the guards' instructions.",
-    terminal_revoked: "This tablet is no longer trusted.",
-    terminal_revoked_next: "Ask an administrator to pair it again.",
-    wrong_site: "This tablet was paired for another site.",
-    wrong_site_next: "Ask an administrator to pair it again for this door.",
-    anti_passback: "You are inside already, as far as the doors know.",
-    anti_passback_next: "Ask a guard to correct it.",
-    deadline_passed: "The answer came too late.",
-    deadline_passed_next: "Look at the camera again.",
-    payload_missing: "The capture was gone before it was looked at.",
-    payload_missing_next: "Look at the camera again.",
-    payload_refused: "The capture was not acceptable.",
-    payload_refused_next: "Look at the camera again.",
-    recognizer_fault: "Recognition failed.",
-    recognizer_fault_next: "Look at the camera again, or ask at the desk.",
-    idle_card: "Hold your card to the reader, or touch below.",
-    idle_face_or_card: "Come closer and look at the camera, or use your card.",
-    card_instead: "Card and PIN instead",
-    card_type: "Type the card number",
-    pad_pin: "Your PIN",
-    pad_pin_hint: "Cover the keys with your hand.",
-    pad_pin_empty: "Type your PIN.",
-    pad_pin_short: "A PIN has at least four digits.",
-    pad_card: "Your card",
-    pad_card_hint: "Hold it to the reader, or type its number.",
-    pad_card_empty: "Type the number of your card.",
-    pad_card_short: "A card number has at least eight digits.",
-    pad_count: "{count} entered.",
-    pad_clear: "Clear",
-    pad_back: "Back",
-    pad_enter: "Enter",
-    pad_over: "Nothing was entered.",
-    pad_over_next: "Look at the camera again, or ask at the desk.",
-    hint_proof_used: "That was answered already. Begin again.",
-    hint_proof_unavailable: "No PIN and no card can be checked. Ask the administrator.",
-    pin_required: "This door asks for your PIN as well.",
-    pin_required_next: "Look at the camera again and enter your PIN.",
-    card_required: "This door asks for your card as well.",
-    card_required_next: "Look at the camera again and show your card.",
-    step_expired: "The time for PIN or card was over.",
-    step_expired_next: "Look at the camera again.",
-    method_refused: "This door asks for something else.",
-    method_refused_next: "Ask at the desk how this door opens.",
-    pin_missing: "You have no PIN yet.",
-    pin_missing_next: "Set one at the desk.",
-    pin_wrong: "This PIN is not right.",
-    pin_wrong_next: "Look at the camera and try again, or ask at the desk.",
-    pin_locked: "Your PIN is locked after too many wrong tries.",
-    pin_locked_next: "Wait a while, or set a new one at the desk.",
-    card_missing: "You have no card that works.",
-    card_missing_next: "Ask at the desk for one.",
-    card_unknown: "The card was not accepted.",
-    card_unknown_next: "Try again, or ask at the desk.",
-    card_blocked: "The card was not accepted.",
-    card_blocked_next: "Try again, or ask at the desk.",
-    card_of_another: "The card was not accepted.",
-    card_of_another_next: "Try again, or ask at the desk.",
-    proof_refused: "Card or PIN was not accepted.",
-    proof_refused_next: "Try again, or ask at the desk.",
-    enrolling: "Enrolling {name}",
-    enrolling_progress: "{name}: {done} of {wanted} captures. {advice}",
-    enrolled: "{name} is enrolled.",
-    enrolled_next: "The captures are gone; only protected templates remain.",
-    enrollment_over: "The enrollment has ended.",
-    advice_good: "Hold still.",
-    advice_no_face: "Look at the camera.",
-    advice_several_faces: "One person at a time, please.",
-    advice_too_small: "Come closer.",
-    advice_too_dark: "More light on your face, please.",
-    advice_too_bright: "Too much light on your face: turn away from it.",
-    advice_blurred: "Hold still.",
-    advice_turned_away: "Look straight at the camera.",
-    advice_not_centred: "Move to the middle.",
-    advice_not_live: "Please move a little: the camera sees a still picture.",
-  },
-  de: {
-    language_name: "Deutsch",
-    starting: "Einen Moment.",
-    fullscreen: "Vollbild",
-    try_again: "Noch einmal",
-    cancel: "Abbrechen",
-    promise: "Ihr Bild verlässt dieses Tablet nie.",
-    unsupported_title: "Dieser Browser kann kein Türterminal sein",
-    unsupported_insecure: "Öffnen Sie die Seite über HTTPS. Ohne HTTPS gibt der Browser keine Kamera frei und bewahrt keinen Schlüssel.",
-    unsupported_key: "Er kann keine Ed25519-Schlüssel erzeugen. Nehmen Sie ein aktuelles Chrome, Edge, Firefox oder Safari.",
-    unsupported_store: "Er behält nichts zwischen zwei Besuchen, der Schlüssel ginge verloren. Verlassen Sie das private Fenster.",
-    pair_title: "Dieses Tablet mit einer Tür koppeln",
-    pair_lead: "Öffnen Sie in Lintel „Terminals“, legen Sie eines für diese Tür an und erzeugen Sie einen Kopplungscode. Er gilt einmal.",
-    pair_code: "Kopplungscode",
-    pair_verb: "Koppeln",
-    pair_key: "Der Schlüssel entsteht hier und kann diesen Browser nicht verlassen. Neues Koppeln erzeugt einen neuen.",
-    pair_again: "Neu koppeln…",
-    pair_empty: "Geben Sie den Code ein, den Lintel anzeigt.",
-    pair_wrong: "Dieser Code gilt nicht. Vielleicht ist er verbraucht oder älter als fünfzehn Minuten: Erzeugen Sie einen neuen.",
-    pair_many: "Zu viele Versuche. Warten Sie eine Minute und geben Sie den Code dann noch einmal ein.",
-    pair_offline: "Der Server antwortet nicht. Prüfen Sie das Netz und versuchen Sie es noch einmal.",
-    pair_failed: "Die Kopplung ist misslungen: {detail}",
-    paired_title: "Gekoppelt",
-    paired_lead: "Vergleichen Sie dies mit der Seite des Terminals in Lintel. Steht dort ein anderer Schlüssel, sperren Sie es.",
-    paired_door: "Tür",
-    paired_desk: "keine: es nimmt Personen auf",
-    paired_own: "Schlüssel dieses Tablets",
-    paired_lock:
-      "Dieses Tablet fragt und zeigt die Antwort. Es bewegt selbst kein Schloss: Das Schloss hängt hinter der Tür, auf der Seite des Servers.",
-    paired_verb: "Stimmt überein: starten",
-    camera_title: "Die Kamera ist nicht verfügbar",
-    camera_denied: "Erlauben Sie dieser Seite die Kamera in den Einstellungen des Browsers und versuchen Sie es noch einmal.",
-    camera_missing: "Es wurde keine Kamera gefunden. Schließen Sie eine an und versuchen Sie es noch einmal.",
-    camera_busy: "Ein anderes Programm hält die Kamera. Schließen Sie es und versuchen Sie es noch einmal.",
-    camera_lost: "Die Kamera ist weg. Schließen Sie sie wieder an.",
-    camera_insecure: "Öffnen Sie die Seite über HTTPS, sonst gibt der Browser keine Kamera frei.",
-    camera_unsupported: "Dieser Browser gibt Seiten keine Kamera. Nehmen Sie einen aktuellen.",
-    camera_failed: "Die Gesichtssuche ließ sich nicht starten. Laden Sie die Seite neu und versuchen Sie es noch einmal.",
-    idle_door: "Kommen Sie näher und sehen Sie in die Kamera.",
-    idle_desk: "Bereit zur Aufnahme.",
-    checking: "Einen Moment.",
-    granted: "Willkommen.",
-    granted_name: "Willkommen, {name}.",
-    granted_next: "Sie dürfen eintreten.",
-    stays_shut: "Die Tür bleibt zu.",
-    unverified: "Die Antwort trägt nicht die Unterschrift des Servers, ihr wird nicht geglaubt. Fragen Sie am Empfang.",
-    unanswered: "Es kam rechtzeitig keine Antwort. Sehen Sie noch einmal in die Kamera.",
-    fault: "In diesem Tablet ist etwas schiefgegangen. Es versucht es von selbst noch einmal.",
-    offline: "Keine Verbindung: Die Tür bleibt zu. Neuer Versuch von selbst.",
-    offline_next: "Dauert das länger, nehmen Sie eine andere Tür oder fragen Sie am Empfang.",
-    online: "Die Verbindung ist wieder da.",
-    hint_clock_skew: "Die Uhr dieses Tablets geht falsch. Stellen Sie sie auf automatische Zeit.",
-    hint_key_unknown: "Der Server kennt dieses Tablet nicht. Koppeln Sie es neu.",
-    hint_terminal_revoked: "Dieses Tablet wurde gesperrt und öffnet nichts. Die Verwaltung kann es neu koppeln.",
-    hint_too_many_requests: "Zu viele Anfragen. Bitte warten Sie einen Moment.",
-    hint_recognition_unavailable: "Die Erkennung ist nicht verfügbar. Fragen Sie die Verwaltung.",
-    hint_terminal_without_door: "Dieses Terminal hat keine Tür. Fragen Sie die Verwaltung.",
-    no_match: "Sie wurden nicht erkannt.",
-    no_match_next: "Sehen Sie in die Kamera und versuchen Sie es noch einmal, oder fragen Sie am Empfang.",
-    ambiguous_match: "Sie sehen jemand anderem hier zu ähnlich.",
-    ambiguous_match_next: "Lassen Sie sich am Empfang öffnen.",
-    gallery_empty: "Es ist noch niemand aufgenommen.",
-    gallery_empty_next: "Fragen Sie am Empfang.",
-    person_inactive: "Ihr Zutritt ist ausgeschaltet.",
-    person_inactive_next: "Fragen Sie am Empfang.",
-    person_not_yet_valid: "Ihr Zutritt hat noch nicht begonnen.",
-    person_not_yet_valid_next: "Kommen Sie an Ihrem ersten Tag wieder.",
-    person_expired: "Ihr Zutritt ist abgelaufen.",
-    person_expired_next: "Lassen Sie ihn am Empfang verlängern.",
-    consent_missing: "Von Ihnen liegt keine Einwilligung vor.",
-    consent_missing_next: "Fragen Sie am Empfang. Für Sie gibt es einen anderen Weg hinein.",
-    no_rule: "Diese Tür ist nicht für Sie.",
-    no_rule_next: "Nehmen Sie eine andere Tür, oder bitten Sie am Empfang um Zutritt.",
-    outside_schedule: "Diese Tür ist für Sie um diese Zeit geschlossen.",
-    outside_schedule_next: "Kommen Sie in Ihren Zeiten wieder, oder fragen Sie am Empfang.",
-    holiday: "Das Haus ist wegen eines Feiertags geschlossen.",
-    holiday_next: "Kommen Sie danach wieder.",
-    door_inactive: "Diese Tür ist ausgeschaltet.",
-    door_inactive_next: "Nehmen Sie eine andere Tür.",
-    site_locked_down: "Das Haus ist abgeriegelt.",
-    site_locked_down_next: "Folgen Sie den Anweisungen des Wachdienstes.",
-    terminal_revoked: "Diesem Tablet wird nicht mehr vertraut.",
-    terminal_revoked_next: "Bitten Sie die Verwaltung, es neu zu koppeln.",
-    wrong_site: "Dieses Tablet wurde für einen anderen Standort gekoppelt.",
-    wrong_site_next: "Bitten Sie die Verwaltung, es für diese Tür neu zu koppeln.",
-    anti_passback: "Sie sind schon drinnen, soweit die Türen wissen.",
-    anti_passback_next: "Bitten Sie den Wachdienst, das zu berichtigen.",
-    deadline_passed: "Die Antwort kam zu spät.",
-    deadline_passed_next: "Sehen Sie noch einmal in die Kamera.",
-    payload_missing: "Die Aufnahme war verfallen, bevor sie geprüft wurde.",
-    payload_missing_next: "Sehen Sie noch einmal in die Kamera.",
-    payload_refused: "Die Aufnahme war nicht brauchbar.",
-    payload_refused_next: "Sehen Sie noch einmal in die Kamera.",
-    recognizer_fault: "Die Erkennung ist ausgefallen.",
-    recognizer_fault_next: "Sehen Sie noch einmal in die Kamera, oder fragen Sie am Empfang.",
-    idle_card: "Halten Sie Ihre Karte an den Leser, oder tippen Sie unten.",
-    idle_face_or_card: "Kommen Sie näher und sehen Sie in die Kamera, oder nehmen Sie Ihre Karte.",
-    card_instead: "Stattdessen Karte und PIN",
-    card_type: "Kartennummer eintippen",
-    pad_pin: "Ihre PIN",
-    pad_pin_hint: "Decken Sie die Tasten mit der Hand ab.",
-    pad_pin_empty: "Tippen Sie Ihre PIN ein.",
-    pad_pin_short: "Eine PIN hat mindestens vier Ziffern.",
-    pad_card: "Ihre Karte",
-    pad_card_hint: "Halten Sie sie an den Leser, oder tippen Sie ihre Nummer ein.",
-    pad_card_empty: "Tippen Sie die Nummer Ihrer Karte ein.",
-    pad_card_short: "Eine Kartennummer hat mindestens acht Stellen.",
-    pad_count: "{count} eingegeben.",
-    pad_clear: "Leeren",
-    pad_back: "Zurück",
-    pad_enter: "Weiter",
-    pad_over: "Es wurde nichts eingegeben.",
-    pad_over_next: "Sehen Sie noch einmal in die Kamera, oder fragen Sie am Empfang.",
-    hint_proof_used: "Das wurde schon beantwortet. Beginnen Sie noch einmal.",
-    hint_proof_unavailable: "PIN und Karte können nicht geprüft werden. Fragen Sie die Verwaltung.",
-    pin_required: "Diese Tür fragt auch nach Ihrer PIN.",
-    pin_required_next: "Sehen Sie noch einmal in die Kamera und geben Sie Ihre PIN ein.",
-    card_required: "Diese Tür fragt auch nach Ihrer Karte.",
-    card_required_next: "Sehen Sie noch einmal in die Kamera und zeigen Sie Ihre Karte.",
-    step_expired: "Die Zeit für PIN oder Karte war vorbei.",
-    step_expired_next: "Sehen Sie noch einmal in die Kamera.",
-    method_refused: "Diese Tür verlangt etwas anderes.",
-    method_refused_next: "Fragen Sie am Empfang, wie diese Tür aufgeht.",
-    pin_missing: "Sie haben noch keine PIN.",
-    pin_missing_next: "Legen Sie am Empfang eine fest.",
-    pin_wrong: "Diese PIN stimmt nicht.",
-    pin_wrong_next: "Sehen Sie in die Kamera und versuchen Sie es noch einmal, oder fragen Sie am Empfang.",
-    pin_locked: "Ihre PIN ist nach zu vielen falschen Versuchen gesperrt.",
-    pin_locked_next: "Warten Sie eine Weile, oder legen Sie am Empfang eine neue fest.",
-    card_missing: "Sie haben keine gültige Karte.",
-    card_missing_next: "Fragen Sie am Empfang danach.",
-    card_unknown: "Die Karte wurde nicht angenommen.",
-    card_unknown_next: "Versuchen Sie es noch einmal, oder fragen Sie am Empfang.",
-    card_blocked: "Die Karte wurde nicht angenommen.",
-    card_blocked_next: "Versuchen Sie es noch einmal, oder fragen Sie am Empfang.",
-    card_of_another: "Die Karte wurde nicht angenommen.",
-    card_of_another_next: "Versuchen Sie es noch einmal, oder fragen Sie am Empfang.",
-    proof_refused: "Karte oder PIN wurde nicht angenommen.",
-    proof_refused_next: "Versuchen Sie es noch einmal, oder fragen Sie am Empfang.",
-    enrolling: "Aufnahme von {name}",
-    enrolling_progress: "{name}: {done} von {wanted} Aufnahmen. {advice}",
-    enrolled: "{name} ist aufgenommen.",
-    enrolled_next: "Die Aufnahmen sind fort; nur geschützte Vorlagen bleiben.",
-    enrollment_over: "Die Aufnahme ist beendet.",
-    advice_good: "Bitte stillhalten.",
-    advice_no_face: "Sehen Sie in die Kamera.",
-    advice_several_faces: "Bitte einzeln.",
-    advice_too_small: "Kommen Sie näher.",
-    advice_too_dark: "Bitte mehr Licht auf Ihr Gesicht.",
-    advice_too_bright: "Zu viel Licht auf Ihrem Gesicht: Drehen Sie sich davon weg.",
-    advice_blurred: "Bitte stillhalten.",
-    advice_turned_away: "Sehen Sie gerade in die Kamera.",
-    advice_not_centred: "Gehen Sie in die Mitte.",
-    advice_not_live: "Bitte bewegen Sie sich ein wenig: Die Kamera sieht ein stehendes Bild.",
-  },
-};
+/** Language tag -> { tag, name, direction, sentences }. The first is what the page itself is written in. */
+export const LANGUAGES = new Map(
+  JSON.parse(document.getElementById("sentences").textContent).map((language) => [language.tag, language]),
+);
 
 const REMEMBERED = "lintel-kiosk-language";
 
 export class Words {
   constructor() {
-    const remembered = localStorage.getItem(REMEMBERED);
-    const preferred = navigator.languages.map((language) => language.slice(0, 2)).find((name) => name in TEXTS);
-    this.language = remembered in TEXTS ? remembered : (preferred ?? "en");
+    const remembered = LANGUAGES.get(localStorage.getItem(REMEMBERED));
+    const preferred = navigator.languages.map(nearest).find(Boolean);
+    this.spoken = remembered ?? preferred ?? LANGUAGES.values().next().value;
   }
 
-  /** The other languages, the next one first: one button goes round through all of them. */
-  get others() {
-    const names = Object.keys(TEXTS);
-    const at = names.indexOf(this.language);
-    return [...names.slice(at + 1), ...names.slice(0, at)];
+  get language() {
+    return this.spoken.tag;
   }
 
-  speak(language) {
-    this.language = language;
-    localStorage.setItem(REMEMBERED, language);
+  get name() {
+    return this.spoken.name;
+  }
+
+  /** For the page's `dir`: ltr or rtl. */
+  get direction() {
+    return this.spoken.direction;
+  }
+
+  speak(tag) {
+    this.spoken = LANGUAGES.get(tag);
+    localStorage.setItem(REMEMBERED, tag);
   }
 
   has(name) {
-    return name in TEXTS[this.language];
+    return name in this.spoken.sentences;
   }
 
   say(name, facts = {}) {
-    const text = TEXTS[this.language][name] ?? name;
+    const text = this.spoken.sentences[name] ?? name;
     return text.replace(/\{(\w+)\}/g, (_, fact) => String(facts[fact] ?? "…"));
   }
+}
+
+/** This language, or the one it is a kind of: de for de-AT, pt-BR for pt where there is no other Portuguese. */
+function nearest(tag) {
+  const primary = (one) => one.toLowerCase().split("-")[0];
+  const all = [...LANGUAGES.values()];
+  return (
+    all.find((one) => one.tag.toLowerCase() === tag.toLowerCase()) ??
+    all.find((one) => one.tag === primary(tag)) ??
+    all.find((one) => primary(one.tag) === primary(tag))
+  );
 }

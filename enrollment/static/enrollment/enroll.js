@@ -3,7 +3,7 @@
 import { Capture, CameraProblem, listCameras } from "./capture.js";
 import { Guide } from "./guide.js";
 import { CONTENT_TYPE } from "./payload.js";
-import { sentence } from "./words.js";
+import { readSentences } from "./words.js";
 
 // A desk can ask for more than a door: the person stands still, near, and has time.
 const LIMITS = { eyeDistance: 36, tallest: 0.8, centre: 0.22 };
@@ -17,17 +17,17 @@ class Over extends Error {} // the server takes no more captures for this enroll
 class Desk {
   constructor(station) {
     this.station = station;
-    this.language = station.lang;
+    this.sentence = readSentences();
     this.wanted = Number(station.dataset.wanted);
     this.accepted = Number(station.dataset.accepted);
     this.video = station.querySelector("video");
     this.button = station.querySelector("[data-start]");
     this.guide = new Guide({
       show: (code) => {
-        station.querySelector("[data-guidance]").textContent = sentence(code, this.language);
+        station.querySelector("[data-guidance]").textContent = this.sentence(code);
       },
       speak: (code) => {
-        station.querySelector("[data-speaker]").textContent = sentence(code, this.language);
+        station.querySelector("[data-speaker]").textContent = this.sentence(code);
       },
     });
     this.capture = null;
@@ -191,7 +191,7 @@ class Desk {
     this.station.dataset.state = state;
     this.station.dataset.face = "none";
     this.button.hidden = !["idle", "failed"].includes(state);
-    this.button.textContent = sentence(state === "failed" ? "again" : "start", this.language);
+    this.button.textContent = this.sentence(state === "failed" ? "again" : "start");
   }
 
   showProgress() {
