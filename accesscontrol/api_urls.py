@@ -55,6 +55,11 @@ urlpatterns = [
         name="api_person_consents",
     ),
     path(
+        "people/<uuid:person_id>/cards",
+        enrollment.PersonCardsView.as_view(**INTEGRATOR_ONLY),
+        name="api_person_cards",
+    ),
+    path(
         "people/<uuid:person_id>/enrollments",
         enrollment.PersonEnrollmentsView.as_view(**INTEGRATOR_ONLY),
         name="api_person_enrollments",

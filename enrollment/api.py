@@ -27,8 +27,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from audit.openapi import example, refusal
-from enrollment import payloads, services
-from enrollment.models import Consent, Enrollment, Person
+from enrollment import payloads, proofs, services
+from enrollment.models import Card, Consent, Enrollment, Person
 from recognition.payload import CONTENT_TYPE, MAX_PAYLOAD_BYTES, PayloadError
 
 PEOPLE_READ = "people:read"
@@ -45,6 +45,7 @@ STATUS_OF_REFUSAL = {
     "person_invalid": status.HTTP_422_UNPROCESSABLE_ENTITY,
     "consent_invalid": status.HTTP_422_UNPROCESSABLE_ENTITY,
     "captures_wanted_invalid": status.HTTP_422_UNPROCESSABLE_ENTITY,
+    "card_malformed": status.HTTP_422_UNPROCESSABLE_ENTITY,
 }
 
 
@@ -137,6 +138,20 @@ class ConsentInput(serializers.Serializer[Any]):
     language = serializers.CharField(max_length=20, default="en")
     method = serializers.ChoiceField(choices=Consent.Method.choices)
     given_at = serializers.DateTimeField(required=False)
+
+
+class CardSerializer(serializers.ModelSerializer[Card]):
+    """A card as anybody may see it: its number is kept as a hash, and the end of it for the eye."""
+
+    class Meta:
+        model = Card
+        fields = ("id", "ends_with", "added_at", "added_by", "blocked_at")
+
+
+class CardInput(serializers.Serializer[Any]):
+    number = serializers.CharField(
+        max_length=64, help_text="8 to 32 digits or letters; spaces, dashes and colons do not count."
+    )
 
 
 class EnrollmentInput(serializers.Serializer[Any]):
@@ -245,6 +260,19 @@ _CONSENT = {
     "given_at": "2026-11-24T08:00:00Z",
     "recorded_by": "token:HR",
     "withdrawn_at": None,
+}
+_CARD = {
+    "id": "9d0d4a3e-64f5-4c5e-8a7c-1f2f6d0b7c55",
+    "ends_with": "1623",
+    "added_at": "2026-11-25T08:00:00Z",
+    "added_by": "token:HR",
+    "blocked_at": None,
+}
+CARD_REFUSED = {
+    409: refusal(409, "Conflict", "card_taken", "this card is in use already"),
+    422: refusal(
+        422, "Unprocessable Entity", "card_malformed", "A card number has 8 to 32 digits or letters."
+    ),
 }
 CONFLICT = refusal(409, "Conflict", "consent_missing", "record this person's consent first")
 
@@ -376,6 +404,56 @@ class PersonConsentsView(EnrollmentView):
     def delete(self, request: Request, person_id: uuid.UUID) -> Response:
         person = get_object_or_404(Person, pk=person_id)
         services.withdraw_consent(person=person, actor=self.actor, at=timezone.now())
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class PersonCardsView(EnrollmentView):
+    """The cards of one person. A number is written here and can be read nowhere."""
+
+    scopes: ClassVar[dict[str, str]] = {"GET": PEOPLE_READ, "PUT": PEOPLE_WRITE, "DELETE": PEOPLE_WRITE}
+
+    @extend_schema(
+        operation_id="people_cards_list",
+        summary="List a person's cards",
+        description="Blocked ones too.",
+        responses={200: CardSerializer(many=True)},
+        examples=[example("One card", _CARD)],
+    )
+    def get(self, request: Request, person_id: uuid.UUID) -> Response:
+        person = get_object_or_404(Person, pk=person_id)
+        return Response(CardSerializer(person.cards.all(), many=True).data)
+
+    @extend_schema(
+        operation_id="people_cards_set",
+        summary="Set or replace a person's card",
+        description="Afterwards this is the one card that works for this person; others that worked are taken back. "
+        "Blocked ones stay blocked, and one of them is refused (`card_blocked`): the desk unblocks it. Setting the "
+        "same number again changes nothing. PINs are never set here.",
+        request=CardInput,
+        responses={200: CardSerializer, **CARD_REFUSED},
+        examples=[
+            example("A card", {"number": "0048-151623"}, request=True),
+            example("Set", _CARD),
+        ],
+    )
+    def put(self, request: Request, person_id: uuid.UUID) -> Response:
+        card = proofs.set_card(
+            person=get_object_or_404(Person, pk=person_id),
+            number=_valid(CardInput, request)["number"],
+            actor=self.actor,
+            at=timezone.now(),
+        )
+        return Response(CardSerializer(card).data)
+
+    @extend_schema(
+        operation_id="people_cards_remove",
+        summary="Take a person's cards back",
+        description="Every card that works; blocked ones stay blocked. Without a card nothing happens.",
+        responses={204: None},
+    )
+    def delete(self, request: Request, person_id: uuid.UUID) -> Response:
+        person = get_object_or_404(Person, pk=person_id)
+        proofs.remove_cards(person=person, actor=self.actor, at=timezone.now())
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 

@@ -49,6 +49,7 @@ from enrollment.services import EnrollmentRefused
 
 PAGE_SIZE = 50
 MAX_FILE_BYTES = 256 * 1024
+MOST_ERRORS_SHOWN = 100  # on the page; its file has them all
 SESSION_INVITATION = "invitation"
 SESSION_LANGUAGE = "invitation_language"
 SESSION_IMPORT = "import_once"
@@ -134,6 +135,7 @@ class FilterForm(forms.Form):
     state = forms.ChoiceField(required=False, choices=[("", "any state"), *Invitation.State.choices])
 
 
+@sensitive_post_parameters("text")  # card numbers may stand there
 @never_cache
 @require_http_methods(["GET", "POST"])
 def people_import(request: HttpRequest) -> HttpResponse:
@@ -148,10 +150,9 @@ def people_import(request: HttpRequest) -> HttpResponse:
         if "register" in request.POST and found.is_good:
             return _register(request, form, found)
         once = request.session[SESSION_IMPORT] = secrets.token_urlsafe(16)
-        context = {"form": form, "roster": found, "text": form.cleaned_data["text"], "once": once}
+        context = {"form": form, "text": form.cleaned_data["text"], "once": once, **_judged(found)}
         return render(request, "invitations/preview.html", context, status=200 if found.is_good else 422)
-    columns = list(roster.COLUMNS)
-    context = {"form": form, "columns": columns, "example": roster.EXAMPLE}
+    context = {"form": form, "example": roster.EXAMPLE}
     return render(request, "invitations/import.html", context, status=422 if form.is_bound else 200)
 
 
@@ -169,11 +170,8 @@ def _register(request: HttpRequest, form: ImportForm, found: roster.Roster) -> H
             lifetime=timedelta(days=form.cleaned_data["days"]),
         )
     except roster.RosterRefused as refusal:
-        context = {
-            "form": form,
-            "roster": roster.Roster(errors=refusal.errors),
-            "text": form.cleaned_data["text"],
-        }
+        judged = _judged(roster.Roster(errors=refusal.errors))
+        context = {"form": form, "text": form.cleaned_data["text"], **judged}
         return render(request, "invitations/preview.html", context, status=409)
     people = f"{len(done)} {'person is' if len(done) == 1 else 'people are'} on record."
     issued = [registered.invitation for registered in done if registered.invitation is not None]
@@ -181,6 +179,29 @@ def _register(request: HttpRequest, form: ImportForm, found: roster.Roster) -> H
         messages.success(request, people)
         return redirect("people")
     return _show_links(request, issued, title="Invitation links", said=people)
+
+
+def _judged(found: roster.Roster) -> dict[str, Any]:
+    """A roster as its page shows it: a long list of errors in part, and all of them as a file."""
+    wrong_lines = len({error.line for error in found.errors})
+    rows = [roster.error_row(error) for error in found.errors]
+    return {
+        "roster": found,
+        "errors": found.errors[:MOST_ERRORS_SHOWN],
+        "errors_left_out": max(0, len(found.errors) - MOST_ERRORS_SHOWN),
+        "errors_file": _as_file(roster.ERROR_COLUMNS, rows) if rows else "",
+        "wrong_lines": wrong_lines,
+        "has_cards": any(row.card for row in found.rows),
+    }
+
+
+def _as_file(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """CSV inside an address: made for this reader, and kept nowhere."""
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(header)
+    writer.writerows(rows)
+    return f"data:text/csv;charset=utf-8,{quote(chr(0xFEFF) + file.getvalue())}"
 
 
 @require_safe
@@ -269,17 +290,13 @@ def invitation_revoke(request: HttpRequest, invitation_id: uuid.UUID) -> HttpRes
 
 def _show_links(request: HttpRequest, issued: list[Issued], *, title: str, said: str = "") -> HttpResponse:
     base = _address(request)
-    file = io.StringIO()
-    writer = csv.writer(file)
-    writer.writerow(roster.LINK_COLUMNS)
-    writer.writerows(roster.link_row(one, base=base) for one in issued)
     links = [(one.invitation, invitations.link_to(one, base=base)) for one in issued]
     host = request.get_host().rpartition(":")[0] or request.get_host()
     context = {
         "title": title,
         "said": said,
         "links": links,
-        "file": f"data:text/csv;charset=utf-8,{quote(chr(0xFEFF) + file.getvalue())}",
+        "file": _as_file(roster.LINK_COLUMNS, [roster.link_row(one, base=base) for one in issued]),
         "qr": _qr(links[0][1]) if len(links) == 1 else None,
         "only_here": host in LOCAL_HOSTS and base.startswith(f"{request.scheme}://{request.get_host()}"),
         "insecure": base.startswith("http://") and host not in LOCAL_HOSTS,

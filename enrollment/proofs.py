@@ -80,23 +80,41 @@ def clear_pin(*, person: Person, actor: str, at: datetime) -> bool:
 def add_card(*, person: Person, number: str, actor: str, at: datetime) -> Card:
     """Refusals: card_malformed, card_taken (blocked cards too: a lost one that is found is unblocked, not added),
     person_unknown."""
-    try:
-        number = read_card_number(number)
-    except ValueError as error:
-        raise EnrollmentRefused("card_malformed", str(error)) from error
-    hashed = _hash_of_card(number)
+    number, hashed = _read_card(number)
     with transaction.atomic():
         person = lock_person(person.pk)
-        card = Card(
-            person=person, number_hash=hashed, ends_with=number[-CARD_SHOWN:], added_at=at, added_by=actor
-        )
-        try:
-            with transaction.atomic():
-                card.save(force_insert=True)
-        except IntegrityError as error:
-            raise EnrollmentRefused("card_taken", "this card is in use already") from error
-        _record_card("person.card_added", card, actor=actor, at=at)
-    return card
+        return _give_card(person, number, hashed, actor=actor, at=at)
+
+
+def set_card(*, person: Person, number: str, actor: str, at: datetime) -> Card:
+    """From this commit on this is the one card that works for this person: others that work are taken back. Blocked
+    ones stay blocked, because whoever shows a lost card still raises an alarm. Setting the same again changes nothing.
+
+    Refusals: card_malformed, card_taken (by anybody else), card_blocked (it is this person's, and lost),
+    person_unknown.
+    """
+    number, hashed = _read_card(number)
+    with transaction.atomic():
+        person = lock_person(person.pk)
+        cards = list(Card.objects.select_for_update().filter(person=person))
+        same = next((card for card in cards if card.number_hash == hashed), None)
+        if same is not None and same.blocked_at is not None:
+            raise EnrollmentRefused("card_blocked", "this card is blocked; unblock it at the desk first")
+        for card in cards:
+            if card != same and card.blocked_at is None:
+                _take_back(card, actor=actor, at=at)
+        return same or _give_card(person, number, hashed, actor=actor, at=at)
+
+
+def remove_cards(*, person: Person, actor: str, at: datetime) -> int:
+    """Takes back every card of this person that works, and says how many. Blocked ones stay. Refusal:
+    person_unknown."""
+    with transaction.atomic():
+        person = lock_person(person.pk)
+        working = list(Card.objects.select_for_update().filter(person=person, blocked_at=None))
+        for card in working:
+            _take_back(card, actor=actor, at=at)
+    return len(working)
 
 
 def block_card(*, card: Card, actor: str, at: datetime) -> Card:
@@ -124,9 +142,7 @@ def unblock_card(*, card: Card, actor: str, at: datetime) -> Card:
 def remove_card(*, card: Card, actor: str, at: datetime) -> None:
     """The card was given back and may belong to somebody else. Refusal: card_unknown."""
     with transaction.atomic():
-        card = _lock_card(card.pk)
-        _record_card("person.card_removed", card, actor=actor, at=at)
-        card.delete()
+        _take_back(_lock_card(card.pk), actor=actor, at=at)
 
 
 # At the door
@@ -200,6 +216,34 @@ def _keyed(pin: str, person_id: uuid.UUID | None) -> str:
 
 def _hash_of_card(number: str) -> str:
     return crypto.keyed_hash(number, key=sealing.number_key(), purpose="card").hex()
+
+
+def _read_card(number: str) -> tuple[str, str]:
+    """A number as it is read everywhere, and its hash. Refusal: card_malformed."""
+    try:
+        number = read_card_number(number)
+    except ValueError as error:
+        raise EnrollmentRefused("card_malformed", str(error)) from error
+    return number, _hash_of_card(number)
+
+
+def _give_card(person: Person, number: str, hashed: str, *, actor: str, at: datetime) -> Card:
+    """Of two who give one card at the same time the database lets one through."""
+    card = Card(
+        person=person, number_hash=hashed, ends_with=number[-CARD_SHOWN:], added_at=at, added_by=actor
+    )
+    try:
+        with transaction.atomic():
+            card.save(force_insert=True)
+    except IntegrityError as error:
+        raise EnrollmentRefused("card_taken", "this card is in use already") from error
+    _record_card("person.card_added", card, actor=actor, at=at)
+    return card
+
+
+def _take_back(card: Card, *, actor: str, at: datetime) -> None:
+    _record_card("person.card_removed", card, actor=actor, at=at)
+    card.delete()
 
 
 def _record_card(kind: str, card: Card, *, actor: str, at: datetime) -> None:

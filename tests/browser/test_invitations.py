@@ -44,7 +44,7 @@ def test_a_row_in_a_file_becomes_a_person_who_enrolled_on_their_own_phone(server
     )
     desk.get_by_role("button", name="Check the rows").click()
     expect(desk.get_by_role("alert")).to_contain_text("Nobody was registered.")
-    expect(desk.get_by_role("row", name=re.compile("^3 "))).to_contain_text("valid email")
+    expect(desk.get_by_role("row", name=re.compile("^Line 3 email nowhere "))).to_contain_text("valid email")
     desk.get_by_text("Mend it here instead").click()
     desk.get_by_label("The rows").fill("name;email\nAda Example;ada@example.org\nBo Example;\n")
     desk.get_by_role("button", name="Check again").click()
@@ -100,6 +100,63 @@ def test_a_row_in_a_file_becomes_a_person_who_enrolled_on_their_own_phone(server
     expect(desk.get_by_role("main")).to_contain_text("Nur werktags.", use_inner_text=False)
     # 410 is the answer to a used link and 422 that to a wrong row; nothing else was wrong on any page.
     assert [text for text in complaints if "410" not in text and "422" not in text] == []
+
+
+def test_errors_of_a_file_are_walked_with_the_keyboard_and_taken_along_as_a_file(
+    server, open_page, complaints
+):
+    taken = server.add_person("Fay Example", language=None)
+    server.api("PUT", f"people/{taken}/cards", {"number": "0048151600"})
+    desk = server.sign_in(open_page(width=360, height=740), "enroller")
+    desk.goto("/people/import/")
+    rows = [
+        "name;Card number;email",
+        "Gus Example;0048-151601;",
+        "Hal Example;0048 151601;",
+        "Ida Example;12;nowhere",
+    ]
+    rows.append("Jo Example;0048151600;")
+    desk.get_by_label("Or paste the rows").fill("\n".join(rows))
+    desk.get_by_role("button", name="Check the rows").click()
+    expect(desk.get_by_role("heading", level=1)).to_have_text("3 lines need a change")
+    # The first error has the focus, and says itself whole.
+    first = desk.get_by_role("link", name="Line 3")
+    expect(first).to_be_focused()
+    expect(first).to_have_accessible_description(
+        "Line 3, column Card number: this card stands in line 2 already."
+    )
+    assert overflow(desk) <= 0
+    sentences = desk.locator("#errors td[data-label=Problem]")
+    expect(sentences).to_have_text(
+        [
+            "Line 3, column Card number: this card stands in line 2 already.",
+            "Line 4, column Card number: a card number has 8 to 32 digits or letters, and this one has 2.",
+            "Line 4, column email: enter a valid email address.",
+            "Line 5, column Card number: this card is in use already.",
+        ]
+    )
+    # Enter leads to the line in the rows, marked, so that typing mends it.
+    desk.keyboard.press("Enter")
+    text = desk.get_by_label("The rows")
+    expect(text).to_be_focused()
+    marked = "(rows) => rows.value.slice(rows.selectionStart, rows.selectionEnd)"
+    assert text.evaluate(marked) == rows[2]
+    with desk.expect_download() as download:
+        desk.get_by_role("link", name="Download 4 errors as CSV").click()
+    lines = download.value.path().read_text(encoding="utf-8-sig").splitlines()
+    assert lines[0] == "line,column,value,problem"
+    assert lines[1].startswith("3,Card number,…1601,") and len(lines) == 5
+    desk.set_viewport_size({"width": 1440, "height": 900})
+    assert overflow(desk) <= 0
+    text.fill("\n".join([*rows[:2], "Hal Example;0048151602;"]))
+    desk.get_by_role("button", name="Check again").click()
+    expect(desk.get_by_role("heading", level=1)).to_have_text("Register 2 people?")
+    expect(desk.get_by_role("row", name=re.compile("Hal Example"))).to_contain_text("…1602")
+    desk.get_by_role("button", name="Register").click()
+    expect(desk.get_by_text("Shown only now.")).to_be_visible()
+    found = server.api("GET", "people?q=Hal")["results"]
+    assert [card["ends_with"] for card in server.api("GET", f"people/{found[0]['id']}/cards")] == ["1602"]
+    assert [text for text in complaints if "422" not in text] == []
 
 
 def test_a_new_link_ends_the_old_one_and_a_link_taken_back_ends_for_good(server, open_page):

@@ -109,23 +109,23 @@ def test_a_spreadsheet_of_half_of_europe_is_understood() -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (",E-8,,,", "the name is blank"),
-        ("Ada,E-1,,,", "somebody else has the external id E-1"),
-        ("Ada,E-7,,,\nBo,E-7,,,", "the reference E-7 stands in line 2 already"),
-        ("Ada,,nobody,,", "valid email"),
-        ("Ada,,,Nowhere,", "there is no group 'Nowhere'"),
-        ("Ada,,,,next week", "valid until: 'next week' is not a date"),
-        ("Ada,,,,31.02.2027", "is not a date"),
-        ("Ada,,,,2026-11-01", "valid until lies in the past"),
-        ("Ada,,,,,more", "more values than columns"),
-        ("A\x00da,,,,", "no text"),
-        (f"{'a' * 201},,,,", "200"),
+        (",E-8,,,", "column name: the name is blank."),
+        ("Ada,E-1,,,", "column reference: somebody else has the external id E-1."),
+        ("Ada,E-7,,,\nBo,E-7,,,", "Line 3, column reference: this reference stands in line 2 already."),
+        ("Ada,,nobody,,", "Line 2, column email: enter a valid email address."),
+        ("Ada,,,Nowhere,", "column groups: there is no group “Nowhere”; make it first."),
+        ("Ada,,,,next week", "column valid_until: “next week” is not a date such as 2026-12-31."),
+        ("Ada,,,,31.02.2027", "“31.02.2027” is not a date"),
+        ("Ada,,,,2026-11-01", "column valid_until: valid until lies in the past."),
+        ("Ada,,,,,more", "Line 2: there are more values than columns."),
+        ("A\x00da,,,,", "column name: it holds a character that is no text."),
+        (f"{'a' * 201},,,,", "column name: ensure this value has at most 200 characters"),
     ],
 )
-def test_what_is_wrong_with_a_row_is_said_with_its_line(row: str, reason: str) -> None:
+def test_what_is_wrong_with_a_row_is_said_with_its_line_and_column(row: str, reason: str) -> None:
     somebody("Zoe", external_id="E-1")
     found = read(f"name,reference,email,groups,valid_until\n{row}\nFine Example,,,,\n")
-    assert [error.message for error in found.errors if reason in error.message], found.errors
+    assert [error for error in found.errors if reason in error.sentence], found.errors
     assert found.errors[0].line == row.count("\n") + 2
     assert "Fine Example" in [good.person["full_name"] for good in found.rows]
     with pytest.raises(roster.RosterRefused):
@@ -630,7 +630,7 @@ def test_errors_are_shown_by_line_and_nobody_is_registered(now, desk) -> None:
     page = desk.post(reverse("people_import"), form)
     assert page.status_code == 422
     html = page.content.decode()
-    assert "Nobody was registered." in html and "There is no group &#x27;Nowhere&#x27;" in html
+    assert "Nobody was registered." in html and "column groups: there is no group “Nowhere”" in html
     assert not Person.objects.exists()
 
 

@@ -68,7 +68,7 @@ class Command(BaseCommand):
                 links.close()
                 invite.unlink()
             for problem in refusal.errors:
-                self.stderr.write(f"line {problem.line}: {problem.message}")
+                self.stderr.write(problem.sentence)
             raise CommandError(f"{refusal}; nobody was imported") from refusal
         if links is not None:
             with links:
