@@ -186,7 +186,7 @@ def _named() -> dict[str, TrainingConfig]:
             passes=18_000,
         )
     )
-    # A fourth shows that it had not learned enough: the same noise, eight times as long.
+    # A fourth shows that it had not learned enough: the same noise, eight times as long. Its weights ship.
     configs.append(
         replace(
             configs[-1],
@@ -197,8 +197,9 @@ def _named() -> dict[str, TrainingConfig]:
             passes=150_000,
         )
     )
-    # The receiver of those four was a third of the time of a face. One of 96 channels for 160 learns to answer as it
-    # does, then all goes on at the noise that ships. The weights of this last run ship.
+    # The receiver of those four takes a third of the time of a face. One of 96 channels for 160 learns to answer as it
+    # does, then all goes on at the noise that ships: 1.12 times the unprotected twin's time, and half a point of accuracy
+    # less than what ships, so it does not yet.
     slim = replace(
         restoring,
         name="default-slim-restore",
