@@ -195,3 +195,45 @@ def test_a_reader_types_a_card_where_no_face_is_asked_for_and_no_camera_is_neede
         "from enrollment import services\n"
         f"services.erase_person(person_id='{carla}', actor='test', at=timezone.now())\n"
     )
+
+
+def test_a_door_with_a_broken_camera_still_takes_a_card_and_its_pin(
+    server,  # noqa: F811
+    open_page,
+):
+    dora = server.add_person("Dora Example", language=None)
+    number = "0048151699"
+    server.run(
+        "from django.utils import timezone\n"
+        "from enrollment import proofs\n"
+        "from enrollment.models import Person\n"
+        f"dora = Person.objects.get(pk='{dora}')\n"
+        f"proofs.add_card(person=dora, number='{number}', actor='test', at=timezone.now())\n"
+    )
+    page = open_page(width=360, height=740)  # a browser without any camera
+    page.add_init_script(axe_script())
+    made = make_terminal(server, "Kiosk with a broken camera")
+    open_to(server, made, dora, "face_or_card_and_pin")
+    pair(page, made)
+    expect(page.locator("#camera")).to_be_visible()
+    instead = page.locator("#camera").get_by_role("button", name="Card and PIN instead")
+    expect(instead).to_be_visible()
+    assert [str(issue) for issue in grave_issues(page, "a broken camera at a door that takes cards")] == []
+    assert overflow(page) <= 0
+    page.keyboard.type(number)  # a reader types without a touch
+    expect(page.locator("#pad .typed")).to_have_text("0048 1516 99")
+    page.keyboard.press("Escape")
+    expect(page.locator("#camera")).to_be_visible()
+    instead.click()
+    expect(page.get_by_role("group", name="Your card")).to_be_visible()
+    page.keyboard.type(number)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("group", name="Your PIN")).to_be_visible()
+    page.keyboard.type(PIN)
+    page.keyboard.press("Enter")
+    expect(page.locator("#sentence")).to_have_text("Welcome.")
+    server.run(
+        "from django.utils import timezone\n"
+        "from enrollment import services\n"
+        f"services.erase_person(person_id='{dora}', actor='test', at=timezone.now())\n"
+    )

@@ -269,7 +269,8 @@ class Work {
   /** Called by a key of a reader or by a finger. The pad is there at once, so that no key is lost. */
   beginCard(first = "") {
     if (!takesCards() || this.card !== null || document.body.dataset.checking) return;
-    if (shown.view !== "idle" && shown.view !== "look") return;
+    if (!["idle", "look", "camera"].includes(shown.view)) return;
+    if (shown.view === "camera") cutShort(); // a card needs no camera: its wait is over
     this.card = type({ kind: "card", first });
   }
 
