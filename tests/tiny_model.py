@@ -23,21 +23,22 @@ TINY_DIMENSION = 64
 TINY_NAME = "tiny"
 
 
-def tiny_profile(name: str = "tiny") -> PrivacyProfile:
-    """`critical`. Low frequencies carry the picture almost without noise, so an untrained network can tell pictures
+def tiny_profile(name: str = "tiny", *, transform: str = "critical") -> PrivacyProfile:
+    """Low frequencies carry the picture almost without noise, so an untrained network can tell pictures
     apart; Y at u + v of 5 and 6 carries almost only noise, so a capture drawn without noise is noticed."""
-    _, height, width = SHAPES["critical"]
+    _, height, width = SHAPES[transform]
     frequency = np.array([u + v for u in range(BLOCK) for v in range(BLOCK)][1:])  # (63,)
     nothing = np.zeros_like(frequency)
     clear = np.concatenate([frequency <= 3, frequency <= 1, frequency <= 1])
     noisy = np.concatenate([(frequency == 5) | (frequency == 6), nothing, nothing]).astype(bool)
-    deviation = 80.0 / np.concatenate([frequency, 3 * frequency, 3 * frequency]) ** 1.5
+    across = height * BLOCK // CROP_SIZE  # a block of `paper` covers one eighth as much, and varies as much less
+    deviation = 80.0 / across / np.concatenate([frequency, 3 * frequency, 3 * frequency]) ** 1.5
     epsilon = np.where(clear, 400.0, np.where(noisy, 0.5, 0.0))
     bits = np.where(clear, 4, np.where(noisy, 2, 0))
     span = 6 * deviation  # of the clip range, coefficient units
     return PrivacyProfile(
         name=name,
-        transform="critical",
+        transform=transform,
         low=-span / 2,
         high=span / 2,
         channel_epsilon=epsilon,
@@ -50,19 +51,21 @@ def tiny_profile(name: str = "tiny") -> PrivacyProfile:
     )
 
 
-def make_tiny_model(folder: Path | str, *, profiles: tuple[PrivacyProfile, ...] = ()) -> Path:
+def make_tiny_model(
+    folder: Path | str, *, profiles: tuple[PrivacyProfile, ...] = (), transform: str = "critical"
+) -> Path:
     """Write the model folder and return it; `Recognizer.load(folder)` takes it, `profiles` are accepted as well."""
     torch.set_num_threads(1)  # tests share their cores: waiting for a second one costs more than it gives
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(20261124)
-        backbone = build_backbone("small", transform="critical", dimension=TINY_DIMENSION)
-        _settle_statistics(backbone)
+        backbone = build_backbone("small", transform=transform, dimension=TINY_DIMENSION)
+        _settle_statistics(backbone, tiny_profile(transform=transform))
     calibration = Calibration(
         source="chosen by hand for tests: unrelated synthetic pictures score lower",
         comparisons=1000,
         points=((1e-1, 0.60), (1e-3, 0.70)),
     )
-    accepted = [AcceptedProfile(tiny_profile(), calibration)]
+    accepted = [AcceptedProfile(tiny_profile(transform=transform), calibration)]
     accepted += [AcceptedProfile(profile, calibration, file=f"{profile.name}.json") for profile in profiles]
     save_model(folder, name=TINY_NAME, backbone=backbone, accepted=accepted)
     return Path(folder)
@@ -85,9 +88,8 @@ def capture_of(picture: FaceCrop, profile: PrivacyProfile) -> PerturbedFeatures:
     return perturb(to_frequency(picture, profile.transform), profile, os.urandom)
 
 
-def _settle_statistics(backbone: torch.nn.Module) -> None:
+def _settle_statistics(backbone: torch.nn.Module, profile: PrivacyProfile) -> None:
     """Random weights tell pictures apart only once batch normalisation has seen some."""
-    profile = tiny_profile()
     random = np.random.RandomState(7)
 
     def seeded(count: int) -> bytes:
@@ -96,7 +98,7 @@ def _settle_statistics(backbone: torch.nn.Module) -> None:
 
     codes = np.stack(
         [
-            perturb(to_frequency(synthetic_picture(1000 + n), "critical"), profile, seeded).codes
+            perturb(to_frequency(synthetic_picture(1000 + n), profile.transform), profile, seeded).codes
             for n in range(8)
         ]
     )
