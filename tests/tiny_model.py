@@ -31,7 +31,7 @@ def tiny_profile(name: str = "tiny", *, transform: str = "critical") -> PrivacyP
     nothing = np.zeros_like(frequency)
     clear = np.concatenate([frequency <= 3, frequency <= 1, frequency <= 1])
     noisy = np.concatenate([(frequency == 5) | (frequency == 6), nothing, nothing]).astype(bool)
-    across = height * BLOCK // CROP_SIZE  # a block of `paper` covers one eighth as much, and varies as much less
+    across = height * BLOCK // CROP_SIZE  # a block of `paper` covers, and varies by, one eighth
     deviation = 80.0 / across / np.concatenate([frequency, 3 * frequency, 3 * frequency]) ** 1.5
     epsilon = np.where(clear, 400.0, np.where(noisy, 0.5, 0.0))
     bits = np.where(clear, 4, np.where(noisy, 2, 0))
