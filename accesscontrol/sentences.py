@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from accesscontrol.models import IN_WORDS
+from accesscontrol.models import IN_WORDS, Alarm
 from accesscontrol.policy import STEPS, Reason, Shown
 from accesscontrol.templatetags.lintel import reason_words
 from audit.sentences import Tone, describe
@@ -15,6 +15,13 @@ Facts = Mapping[str, Any]
 
 def tell_the_log() -> None:
     describe("attempt.settled", _attempt, _tone)
+    describe("alarm.raised", lambda facts: str(facts.get("message") or _alarm(facts)), Tone.WARN)
+    describe("alarm.acknowledged", lambda facts: f"{facts['actor']} saw an alarm: {_alarm(facts)}")
+
+
+def _alarm(facts: Facts) -> str:
+    kind = str(facts.get("kind", ""))
+    return Alarm.Kind(kind).label if kind in Alarm.Kind.values else kind.replace("_", " ") or "Alarm"
 
 
 def _attempt(facts: Facts) -> str:

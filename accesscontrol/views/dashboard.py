@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
@@ -34,6 +35,7 @@ from audit.paging import stretch
 
 SHOWN = 12
 DOORS_SHOWN = 10
+ALARMS_SHOWN = 8
 
 
 @never_cache
@@ -46,6 +48,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         form = LiveFilterForm(request.GET)
         asked = form.cleaned_data if form.is_valid() else {}
         states = trouble_first(door_states(now))
+        alarms = Alarm.objects.filter(acknowledged_at=None).select_related("door", "terminal")
         context |= {
             "form": form,
             "filtered": any(asked.values()),
@@ -53,8 +56,11 @@ def dashboard(request: HttpRequest) -> HttpResponse:
             "doors": states[:DOORS_SHOWN],
             "more_doors": max(0, len(states) - DOORS_SHOWN),
             "attempts": newest_attempts(SHOWN, asked),
-            "alarms": Alarm.objects.filter(acknowledged_at=None).select_related("door", "terminal")[:8],
+            "alarms": list(alarms[: ALARMS_SHOWN + 1]),
         }
+        if len(context["alarms"]) > ALARMS_SHOWN:
+            context["more_alarms"] = alarms.count() - ALARMS_SHOWN
+            context["alarms"] = context["alarms"][:ALARMS_SHOWN]
     elif "part" in request.GET:
         raise PermissionDenied
     if request.GET.get("part") == "live":
@@ -83,7 +89,13 @@ def attempts(request: HttpRequest) -> HttpResponse:
 @require_safe
 def attempt(request: HttpRequest, attempt_id: uuid.UUID) -> HttpResponse:
     rows = AccessAttempt.objects.select_related("person", "door", "door__site", "terminal")
-    return render(request, "attempts/attempt.html", {"attempt": get_object_or_404(rows, pk=attempt_id)})
+    found = get_object_or_404(rows, pk=attempt_id)
+    context: dict[str, Any] = {"attempt": found}
+    if found.door is not None:
+        there = found.received_at.astimezone(ZoneInfo(found.door.site.timezone))
+        if there.utcoffset() != timezone.localtime(found.received_at).utcoffset():
+            context["there"] = there  # the reader's clock shows another hour than the one beside the door
+    return render(request, "attempts/attempt.html", context)
 
 
 @require_POST

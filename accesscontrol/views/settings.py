@@ -139,14 +139,15 @@ def retention(request: HttpRequest) -> HttpResponse:
             "count": len(found.people_erased),
             "names": _names(found),
             "more": max(0, len(found.people_erased) - SHOWN_NAMES),
-            "nothing": not (
-                found.people_erased
-                or found.people_expired
-                or found.enrollments_expired
-                or found.enrollments_deleted
-            ),
+            "nothing": _is_nothing(found),
         }
     return render(request, "settings/retention.html", context, status=422 if asked and form.errors else 200)
+
+
+def _is_nothing(found: RetentionReport) -> bool:
+    return not (
+        found.people_erased or found.people_expired or found.enrollments_expired or found.enrollments_deleted
+    )
 
 
 def _names(found: RetentionReport) -> list[Person]:
@@ -171,6 +172,9 @@ def retention_apply(request: HttpRequest) -> HttpResponse:
         return redirect("settings_retention")
     back = f"{reverse('settings_retention')}?{form.as_query()}"
     found = _rehearse(form)
+    if _is_nothing(found):  # whoever comes here by an old link, or was overtaken by the nightly run
+        messages.success(request, "By these rules nothing is due, so nothing was changed.")
+        return redirect(back)
     if len(found.people_erased) > MOST_ERASED_BY_PAGE:
         messages.error(
             request,

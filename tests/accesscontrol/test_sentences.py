@@ -44,3 +44,18 @@ def test_an_attempt_in_the_log_reads_as_what_happened(
     kind = "attempt.settled"
     said = sentences.sentence_for(kind=kind, actor="lintel", subject="", details=facts, personal={})
     assert (said, sentences.tone_for(kind=kind, details=facts)) == (sentence, tone)
+
+
+def test_an_alarm_in_the_log_says_what_happened_and_who_saw_it() -> None:
+    facts = {"kind": "terminal_silent", "message": "Roof camera is silent"}
+
+    def said(kind: str, **more: Any) -> str:
+        return sentences.sentence_for(
+            kind=kind, actor="ada", subject="alarm:7", details={**facts, **more}, personal={}
+        )
+
+    assert said("alarm.raised") == "Roof camera is silent"
+    assert said("alarm.raised", message="") == "A terminal is silent"
+    assert said("alarm.acknowledged") == "ada saw an alarm: A terminal is silent"
+    assert said("alarm.acknowledged", kind="of_a_later_version") == "ada saw an alarm: of a later version"
+    assert sentences.tone_for(kind="alarm.raised", details=facts) == Tone.WARN

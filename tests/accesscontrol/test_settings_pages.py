@@ -135,3 +135,18 @@ def test_the_table_of_roles_says_what_the_gate_enforces(administrator):  # noqa:
     assert rows["Change users and roles"] == [True, False, False, False, False]
     assert rows["Read, verify and export the audit log"] == [True, False, False, True, False]
     assert rows["Make API tokens"] == [True, False, False, False, True]
+
+
+def test_rules_by_which_nothing_is_due_offer_nothing_to_apply_and_ask_nothing(administrator, building):  # noqa: F811
+    never = {"people_days": "3000", "enrollments_days": "3000"}
+    page = administrator.get(reverse("settings_retention"), never).content.decode()
+    assert "there is nothing to apply" in page
+    assert reverse("retention_apply") not in page
+    before = Entry.objects.count()
+    for answer in (
+        administrator.get(reverse("retention_apply"), never, follow=True),
+        administrator.post(reverse("retention_apply"), never, follow=True),
+    ):
+        assert answer.redirect_chain[-1][0].startswith(reverse("settings_retention"))
+        assert "nothing was changed" in answer.content.decode()
+    assert Entry.objects.count() == before

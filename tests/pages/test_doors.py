@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html as html_module
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from django.urls import reverse
@@ -225,3 +225,31 @@ def test_an_error_of_ours_gets_a_page_that_needs_nothing_else_to_work(administra
     assert answer.status_code == 500
     assert "Something broke on our side" in answer.content.decode()
     assert "broken for the test" not in answer.content.decode()
+
+
+def test_the_history_of_a_door_does_not_repeat_which_door_it_is(administrator, building):
+    page = administrator.get(reverse("door", args=[building.door.pk])).content.decode()
+    history = page[page.index('id="history"') :]
+    assert "Alice Example" in history
+    assert '<th scope="col">Door</th>' not in history and 'data-label="Door"' not in history
+    assert 'data-label="Door"' in administrator.get(reverse("attempts")).content.decode()
+
+
+def test_an_attempt_says_the_hour_beside_the_door_where_the_reader_has_another_clock(administrator, building):
+    at = datetime(2026, 7, 1, 22, 30, tzinfo=UTC)
+    made = make_attempt(
+        building.terminal, person=building.alice, received_at=at, deadline_at=at, settled_at=at
+    )
+    address = reverse("attempt", args=[made.pk])
+    assert "at the door" not in administrator.get(address).content.decode()
+    administrator.post(reverse("time_zone"), {"zone": "America/New_York"})
+    page = administrator.get(address).content.decode()
+    assert "1 Jul 2026 18:30" in page
+    assert "2 Jul 2026, 00:30:00 at the door, Europe/Vienna" in page
+
+
+def test_an_attempt_leads_whoever_may_read_the_log_to_its_entry(signed_in, building):
+    address = reverse("attempt", args=[building.attempt.pk])
+    link = f"?text={building.attempt.pk}&amp;subject=person:{building.alice.pk}"
+    assert link in signed_in("auditor").get(address).content.decode()
+    assert link not in signed_in("guard").get(address).content.decode()

@@ -7,6 +7,9 @@
 const QUIET_MS = 400; // at most one fetch in this time, however many events arrive
 const FIRST_RETRY_MS = 1000;
 const LONGEST_RETRY_MS = 30000;
+const SAY_EVERY_MS = 5000; // for who listens: a sentence takes its time
+const LONGEST_PRESS_MS = 3000;
+const RELEASES = ["pointerup", "pointercancel"];
 
 const WORDS = { connecting: "Connecting", live: "Live", reconnecting: "Reconnecting" };
 
@@ -17,6 +20,9 @@ class LiveRegion {
     this.timer = null;
     this.busy = false;
     this.again = false;
+    this.pressed = false;
+    this.waiting = null;
+    element.addEventListener("pointerdown", () => this.hold());
     this.show("connecting");
     this.connect();
     document.addEventListener("visibilitychange", () => document.hidden || this.refresh());
@@ -79,21 +85,91 @@ class LiveRegion {
     }
   }
 
-  replace(html) {
-    const known = new Set([...this.element.querySelectorAll("[id]")].map((node) => node.id));
-    const focused = document.activeElement?.closest?.("[id]")?.id;
-    const fresh = new DOMParser().parseFromString(html, "text/html");
-    this.element.replaceChildren(...fresh.body.childNodes);
-    for (const row of this.element.querySelectorAll("tr[id]")) {
-      if (!known.has(row.id)) row.classList.add("fresh");
-    }
-    if (focused && this.element.contains(document.getElementById(focused))) {
-      document.getElementById(focused).querySelector("a, button")?.focus({ preventScroll: true });
-    }
-    const announcement = this.element.querySelector("[data-announce]")?.dataset.announce ?? "";
-    const speaker = document.querySelector("[data-speaker]");
-    if (speaker && speaker.textContent !== announcement) speaker.textContent = announcement;
+  /** What a finger is on stays where it is until the finger is gone. */
+  hold() {
+    this.pressed = true;
+    const release = () => {
+      clearTimeout(tired);
+      for (const ending of RELEASES) window.removeEventListener(ending, release);
+      setTimeout(() => {
+        this.pressed = false;
+        const html = this.waiting;
+        this.waiting = null;
+        if (html) this.replace(html);
+      }); // after the click that belongs to it
+    };
+    const tired = setTimeout(release, LONGEST_PRESS_MS);
+    for (const ending of RELEASES) window.addEventListener(ending, release);
   }
+
+  replace(html) {
+    if (this.pressed) {
+      this.waiting = html;
+      return;
+    }
+    const known = new Set([...this.element.querySelectorAll("[id]")].map((node) => node.id));
+    const focused = this.element.contains(document.activeElement) ? document.activeElement : null;
+    const fresh = new DOMParser().parseFromString(html, "text/html");
+    for (const row of fresh.querySelectorAll("tr[id]")) {
+      if (!known.has(row.id)) row.dataset.fresh = "";
+    }
+    mergeChildren(this.element, fresh.body);
+    if (focused?.isConnected && document.activeElement !== focused) focused.focus({ preventScroll: true });
+    this.announce(this.element.querySelector("[data-announce]")?.dataset.announce ?? "");
+  }
+
+  /** The newest attempt, for who listens; in a crowd not each of them, so that a sentence is heard to its end. */
+  announce(words) {
+    const speaker = document.querySelector("[data-speaker]");
+    if (!speaker || words === this.announced) return;
+    this.announced = words;
+    if (this.speaking) return;
+    speaker.textContent = words;
+    this.speaking = setTimeout(() => {
+      this.speaking = null;
+      const newest = this.announced;
+      this.announced = words;
+      this.announce(newest);
+    }, SAY_EVERY_MS);
+  }
+}
+
+/** Makes `old` the same as `fresh` and keeps every node that is still right: one that has the focus, or is selected,
+ * or is under a pointer, is not taken away because something else happened. Nodes with an id are themselves wherever
+ * they go; others are the next of their kind. */
+function merge(old, fresh) {
+  if (old.nodeType !== Node.ELEMENT_NODE) {
+    if (old.data !== fresh.data) old.data = fresh.data;
+    return;
+  }
+  if (old.isEqualNode(fresh)) return;
+  for (const name of old.getAttributeNames()) {
+    if (!fresh.hasAttribute(name) && name !== "data-fresh") old.removeAttribute(name);
+  }
+  for (const name of fresh.getAttributeNames()) {
+    if (old.getAttribute(name) !== fresh.getAttribute(name)) old.setAttribute(name, fresh.getAttribute(name));
+  }
+  mergeChildren(old, fresh);
+}
+
+function mergeChildren(old, fresh) {
+  const named = new Map([...old.children].filter((node) => node.id).map((node) => [node.id, node]));
+  const others = [...old.childNodes].filter((node) => !node.id);
+  const kept = new Set();
+  let place = old.firstChild;
+  for (const wanted of [...fresh.childNodes]) {
+    let known = named.get(wanted.id);
+    if (!wanted.id) {
+      const next = others.findIndex((node) => node.nodeName === wanted.nodeName && node.className === wanted.className);
+      if (next >= 0) [known] = others.splice(0, next + 1).slice(-1);
+    }
+    if (known) merge(known, wanted);
+    const node = known ?? wanted;
+    kept.add(node);
+    if (node === place) place = place.nextSibling;
+    else old.insertBefore(node, place);
+  }
+  for (const node of [...old.childNodes]) if (!kept.has(node)) node.remove();
 }
 
 const regions = [...document.querySelectorAll("[data-live]")].map((element) => new LiveRegion(element));
