@@ -175,6 +175,8 @@ def without_password(address: str) -> str:
 
 
 def _open_video(device: int | str) -> cv2.VideoCapture:
+    # OpenCV warns in words of its own each time a camera is missing; what a person should do, CameraError says.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     milliseconds = int(FRAME_TIMEOUT_S * 1000)
     if isinstance(device, str):
         os.environ.setdefault(

@@ -58,9 +58,10 @@ def test_a_network_camera_that_is_not_there_is_a_sentence_without_its_password()
 
 
 @pytest.mark.parametrize("text", ["63", "camera:63"])
-def test_a_camera_that_is_not_plugged_in_is_a_sentence(text):
+def test_a_camera_that_is_not_plugged_in_is_a_sentence_and_nothing_else(text, capfd):
     with pytest.raises(CameraError, match="camera 63 cannot be opened"):
         open_source(text)
+    assert capfd.readouterr() == ("", "")
 
 
 class Relay:
