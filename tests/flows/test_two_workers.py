@@ -38,7 +38,8 @@ from tests.services import Postgres, free_port
 from tests.tiny_model import capture_of, synthetic_picture, tiny_profile
 
 __all__ = ["surroundings"]
-pytestmark = [pytest.mark.flow, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(1500)]
+# Postgres and Redis whatever the run is on: once is enough, so no `flow`.
+pytestmark = [pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 ALICE, MALLORY = 1, 3  # pictures
 DEADLINE_S = 30  # the longest there is; the attempt whose worker dies waits for all of it
