@@ -49,9 +49,9 @@ def test_an_attempt_in_the_log_reads_as_what_happened(
 def test_an_alarm_in_the_log_says_what_happened_and_who_saw_it() -> None:
     facts = {"kind": "terminal_silent", "message": "Roof camera is silent"}
 
-    def said(kind: str, **more: Any) -> str:
+    def said(what: str, **more: Any) -> str:
         return sentences.sentence_for(
-            kind=kind, actor="ada", subject="alarm:7", details={**facts, **more}, personal={}
+            kind=what, actor="ada", subject="alarm:7", details={**facts, **more}, personal={}
         )
 
     assert said("alarm.raised") == "Roof camera is silent"

@@ -237,8 +237,9 @@ def test_the_history_of_a_door_does_not_repeat_which_door_it_is(administrator, b
 
 def test_an_attempt_says_the_hour_beside_the_door_where_the_reader_has_another_clock(administrator, building):
     at = datetime(2026, 7, 1, 22, 30, tzinfo=UTC)
+    after = at + timedelta(seconds=1)
     made = make_attempt(
-        building.terminal, person=building.alice, received_at=at, deadline_at=at, settled_at=at
+        building.terminal, person=building.alice, received_at=at, deadline_at=after, settled_at=at
     )
     address = reverse("attempt", args=[made.pk])
     assert "at the door" not in administrator.get(address).content.decode()
