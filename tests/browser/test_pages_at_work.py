@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect
 
 import audit.services
 from accesscontrol import live
-from accesscontrol.models import Door, Site
+from accesscontrol.models import AccessRule, Door, Schedule, Site
 from audit import triggers, views
 from audit.models import Entry
 from enrollment.models import Person
@@ -327,3 +327,51 @@ def test_the_desk_works_with_the_keyboard_alone(
     page.get_by_role("button", name="Cancel this enrollment").press("Enter")
     expect(page.locator("#enrollment[data-state=cancelled]")).to_be_visible()
     assert bob.has_consent() and bob.enrollments.get().state == "cancelled"
+
+
+def test_the_hours_of_monday_are_copied_until_friday_with_one_key_and_saved(
+    building: SimpleNamespace,  # noqa: F811
+    signed_in_page: SignedIn,  # noqa: F811
+    complaints: list[str],  # noqa: F811
+) -> None:
+    page = signed_in_page(width=360)
+    page.goto(reverse("schedule_create"))
+    page.get_by_label("Name").fill("Early shift")
+    page.get_by_label("Monday, stretch 1, from").fill("06:00")
+    page.get_by_label("Monday, stretch 1, until").fill("14:00")
+    page.get_by_label("Wednesday, stretch 2, from").fill(
+        "20:00"
+    )  # it is Monday's day that counts, empty parts too
+    page.get_by_role("button", name="The same until Friday").press("Enter")
+    expect(page.locator("[data-same-said]")).to_contain_text("Tuesday to Friday")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("heading", name="Early shift")).to_be_visible()
+    shift = {"from": "06:00", "to": "14:00"}
+    assert Schedule.objects.get(name="Early shift").weekly == [{"day": day, **shift} for day in range(5)]
+    assert complaints == []
+
+
+def test_a_rule_is_written_with_the_keyboard_alone_and_opens_its_door(
+    building: SimpleNamespace,  # noqa: F811
+    signed_in_page: SignedIn,  # noqa: F811
+    complaints: list[str],  # noqa: F811
+) -> None:
+    back = Door.objects.create(site=building.site, name="Back door")
+    page = signed_in_page()
+    page.goto(reverse("rules"))
+    page.get_by_role("link", name="Add a rule").press("Enter")
+    page.get_by_label("Name").focus()
+    page.keyboard.type("Staff at the back")
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Who")).to_be_focused()
+    page.keyboard.type("Staff")
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Back door (Harbour House)")).to_be_focused()
+    page.keyboard.press("Space")
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_contain_text("Staff at the back")
+    rule = AccessRule.objects.get(name="Staff at the back")
+    assert (rule.group, list(rule.doors.all())) == (building.group, [back])
+    page.goto(reverse("door", args=[back.pk]))
+    expect(page.locator(".answer")).to_contain_text("1 person may enter")
+    assert complaints == []

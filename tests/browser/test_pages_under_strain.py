@@ -182,3 +182,27 @@ def test_the_live_page_becomes_what_the_server_says_whatever_was_there_before(
     merged = page.evaluate(parts)
     page.reload()
     assert page.evaluate(parts) == merged
+
+
+@pytest.mark.parametrize(("path", "label"), [("/", "Person"), ("/audit/", "By")])
+def test_filters_fold_away_on_a_phone_until_somebody_wants_them_or_uses_them(
+    path: str,
+    label: str,
+    building: SimpleNamespace,  # noqa: F811
+    signed_in_page: SignedIn,  # noqa: F811
+) -> None:
+    page = signed_in_page(width=360)
+    page.goto(path)
+    field = page.get_by_label(label, exact=True)
+    expect(field).to_be_hidden()
+    page.locator("details.fold summary").press("Enter")
+    field.fill("alice")
+    field.press("Enter")
+    expect(page).to_have_url(re.compile("=alice"))
+    page.reload()
+    expect(field).to_be_visible()
+    page.goto(path)
+    expect(field).to_be_hidden()
+    page.set_viewport_size({"width": 1440, "height": 900})
+    expect(field).to_be_visible()
+    expect(page.locator("details.fold summary")).to_be_hidden()

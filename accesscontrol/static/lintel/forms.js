@@ -27,6 +27,25 @@ for (const shown of document.querySelectorAll("[data-copy]")) {
   shown.after(button);
 }
 
+// The hours of Monday on the four days after it; a person who wants others writes them afterwards.
+for (const button of document.querySelectorAll("[data-week] [data-same]")) {
+  const days = [...button.closest("[data-week]").querySelectorAll("[data-day]")].slice(0, 5);
+  const hours = days.map((day) => [...day.querySelectorAll("input")]);
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    for (const day of hours.slice(1)) day.forEach((input, place) => (input.value = hours[0][place].value));
+    document.querySelector("[data-same-said]").textContent = "Tuesday to Friday have the hours of Monday.";
+  });
+}
+
+// Filters that nobody uses are folded away on a narrow screen, so that the list comes first. A wide one has no fold.
+const narrow = window.matchMedia("(max-width: 44rem)");
+for (const fold of document.querySelectorAll("details.fold")) {
+  const asked = [...fold.querySelectorAll("input, select")].some((field) => field.value);
+  fold.open = asked || !narrow.matches;
+  narrow.addEventListener("change", () => (fold.open = fold.open || !narrow.matches));
+}
+
 // A menu closes with Escape and when focus leaves it.
 for (const menu of document.querySelectorAll("details.menu")) {
   menu.addEventListener("keydown", (event) => {
