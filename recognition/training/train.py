@@ -204,7 +204,8 @@ class Run:
         restorer = {key.removeprefix(place): value for key, value in stored.items() if key.startswith(place)}
         wider = restorer and any(key.startswith(place) and key not in fitting for key in own)
         if wider and self.config.restore_share:
-            example = Restorer(self.student.backbone.receiver.mean.shape, len(restorer["place"]))
+            channels, height, rows = self.student.backbone.receiver.mean.shape
+            example = Restorer((channels, height, rows), len(restorer["place"]))
             example.load_state_dict(restorer)
             self.student.example = (example.to(self.device).eval(),)
 
