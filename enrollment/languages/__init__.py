@@ -54,8 +54,12 @@ class Language:
     sections: Mapping[str, Mapping[str, str]]
 
     def say(self, section: str, key: str, **facts: object) -> str:
-        """One sentence, with its placeholders filled in."""
-        return _PLACEHOLDER.sub(lambda found: str(facts.get(found[1], found[0])), self.sections[section][key])
+        """One sentence, with its placeholders filled in. From right to left they are isolated: a name or a number keeps
+        its own direction."""
+        before, after = ("\u2068", "\u2069") if self.direction == "rtl" else ("", "")
+        return _PLACEHOLDER.sub(
+            lambda found: f"{before}{facts.get(found[1], found[0])}{after}", self.sections[section][key]
+        )
 
     def for_browser(self, section: str) -> dict[str, Any]:
         return {

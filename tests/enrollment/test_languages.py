@@ -73,7 +73,7 @@ def test_a_file_that_is_put_there_is_a_language_and_its_gaps_are_filled_in_engli
     assert spoken is not None and spoken.direction == "rtl"
     assert spoken.say("kiosk", "pad_clear") == spelled("Clear")
     assert spoken.say("kiosk", "pad_back") == "Back"
-    assert spoken.say("guest", "hello", name="{Ada}") == f"{spelled('Hello')} {{Ada}}"
+    assert spoken.say("guest", "hello", name="{Ada}") == f"{spelled('Hello')} \u2068{{Ada}}\u2069"
     call_command("check")
     assert "he-x-test.toml: kiosk.pad_back is missing" in capsys.readouterr().err
 

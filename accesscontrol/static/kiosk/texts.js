@@ -39,7 +39,12 @@ export class Words {
 
   say(name, facts = {}) {
     const text = this.spoken.sentences[name] ?? name;
-    return text.replace(/\{(\w+)\}/g, (_, fact) => String(facts[fact] ?? "…"));
+    return text.replace(/\{(\w+)\}/g, (_, fact) => this.isolated(String(facts[fact] ?? "…")));
+  }
+
+  /** A name or a number keeps its own direction inside a sentence that runs from right to left. */
+  isolated(fact) {
+    return this.direction === "rtl" ? `\u2068${fact}\u2069` : fact;
   }
 }
 
