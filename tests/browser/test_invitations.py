@@ -126,6 +126,7 @@ def test_errors_of_a_file_are_walked_with_the_keyboard_and_taken_along_as_a_file
         "Line 3, column Card number: this card stands in line 2 already."
     )
     assert overflow(desk) <= 0
+    assert first.evaluate("(link) => link.getBoundingClientRect().top + scrollY") < 740  # within one screen
     sentences = desk.locator("#errors td[data-label=Problem]")
     expect(sentences).to_have_text(
         [
