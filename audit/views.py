@@ -172,7 +172,7 @@ def entries(request: HttpRequest) -> HttpResponse:
     last = Entry.objects.order_by("-index").values_list("index", flat=True).first()
     size = 0 if last is None else last + 1
     door, subject = asked.get("door"), asked.get("subject")
-    if door or asked.get("text"):
+    if (door or asked.get("text")) and not subject:  # what is about one thing is few, and has an index
         part = search(
             found, BY_INDEX[0], request.GET, newest=size - 1, size=PAGE_SIZE, at_once=SEARCHED_AT_ONCE
         )

@@ -136,6 +136,23 @@ def test_filters(log: None, sign_in: Callable[..., Client], query: dict[str, str
     assert sorted(line.entry.index for line in response.context["lines"]) == shown
 
 
+def test_a_search_says_how_far_it_came_and_leads_on_unless_it_is_about_one_thing(
+    log: None, sign_in: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "SEARCHED_AT_ONCE", 1)
+    client = sign_in("auditor")
+    first = client.get("/audit/", {"text": "outside_schedule"})
+    assert first.context["lines"] == []
+    assert "Nothing so far" in text_of(first) and "Searched back to entry 2" in text_of(first)
+    assert "text=outside_schedule&amp;before=2" in text_of(first)
+    second = client.get("/audit/", {"text": "outside_schedule", "before": "2"})
+    assert [line.entry.index for line in second.context["lines"]] == [1]
+    last = client.get("/audit/", {"text": "outside_schedule", "before": "1"})
+    assert "Nothing fits" in text_of(last) and "data-further" not in text_of(last)
+    about = client.get("/audit/", {"text": "outside_schedule", "subject": BOB})
+    assert [line.entry.index for line in about.context["lines"]] == [1]
+
+
 @pytest.mark.parametrize("query", [{"since": "yesterday"}, {"kind": "unknown.kind"}])
 def test_a_filter_that_makes_no_sense_is_said(
     log: None, sign_in: Callable[..., Client], query: dict[str, str]

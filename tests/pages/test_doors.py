@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from django.urls import reverse
 from django.utils import timezone
 
-from accesscontrol.models import AccessAttempt, Door, Holiday, Site, Terminal, Zone
+from accesscontrol.models import AccessAttempt, Alarm, Door, Holiday, Site, Terminal, Zone
 from accesscontrol.policy import Reason
 from accesscontrol.services import pair_terminal
 from accesscontrol.templatetags.lintel import TITLES
@@ -254,3 +254,26 @@ def test_an_attempt_leads_whoever_may_read_the_log_to_its_entry(signed_in, build
     link = f"?text={building.attempt.pk}&amp;subject=person:{building.alice.pk}"
     assert link in signed_in("auditor").get(address).content.decode()
     assert link not in signed_in("guard").get(address).content.decode()
+
+
+def test_more_alarms_than_the_live_page_holds_are_counted_on_it(administrator, building):
+    def alarms() -> str:
+        page = administrator.get(reverse("dashboard")).content.decode()
+        return page[page.index('id="alarms"') : page.index('id="newest"')]
+
+    now = timezone.now()
+    for number in range(7):
+        Alarm.objects.create(
+            kind=Alarm.Kind.SIGNATURE_REFUSED,
+            site=building.site,
+            raised_at=now,
+            last_at=now,
+            message=f"No. {number}",
+        )
+    assert "older alarm" not in alarms()  # eight of them: all are shown
+    Alarm.objects.create(
+        kind=Alarm.Kind.NONCE_REPLAYED, site=building.site, raised_at=now, last_at=now, message="One more"
+    )
+    assert "1 older alarm comes up as these are seen." in alarms()
+    Alarm.objects.update(acknowledged_at=now, acknowledged_by="test")
+    assert 'id="alarms"' not in administrator.get(reverse("dashboard")).content.decode()
