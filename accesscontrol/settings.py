@@ -94,6 +94,10 @@ if any(character.isspace() or character == "+" for character in LINTEL_AUDIT_ORI
     env.problems.append("LINTEL_AUDIT_ORIGIN must be one word without a plus")
 #: Threads that run tasks inside an embedded process, and so the most captures one batch can hold there.
 LINTEL_EMBEDDED_THREADS = env.integer("LINTEL_EMBEDDED_THREADS", 8, minimum=1, maximum=64)
+# The model's threads turn in a loop for a while before they sleep. OpenMP's own 300,000 turns bridge more than the
+# pauses within a model: they keep cores busy for milliseconds after it, while a database has an answer to write.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # -- Who may talk to it -----------------------------------------------------------------------------------------
 
