@@ -95,19 +95,15 @@ class _Prepared(Generic[Answer]):
             return self.read(cursor)
 
     def first(self, **values: Any) -> Answer:
-        """As the first question of a request or a task, outside a transaction: on a connection to Postgres that broke
-        since it was last used it is asked again on a new one. That saves asking every time whether it broke."""
-        if connection.vendor != "postgresql" or connection.in_atomic_block:
-            return self(**values)
-        connection.health_check_done = True  # type: ignore[attr-defined]  # the stubs lack it
-        try:
-            return self(**values)
-        except (OperationalError, InterfaceError):
-            connection.close()
-            return self(**values)
+        """As the first question of a request or a task, see `on_a_connection_that_lives`."""
+        return on_a_connection_that_lives(lambda: self(**values))
 
     def asked(self, **values: Any) -> Question[Answer]:
         return Question(self, values)
+
+    def bound(self, **values: Any) -> tuple[str, list[Any]]:
+        """Text and values, for whoever has more to ask on the same way and needs no answer to this."""
+        return self.statement().bind(values)
 
     def statement(self) -> _Statement:
         """Two threads that ask first at the same time both compile it, to the same end."""
@@ -121,6 +117,24 @@ class _Prepared(Generic[Answer]):
 
     def read(self, cursor: Any) -> Answer:
         raise NotImplementedError
+
+
+def on_a_connection_that_lives(act: Callable[[], Answer]) -> Answer:
+    """What `act` returns, which is the first of a request or a task to use the database and may safely be done twice.
+    On a connection to Postgres that broke since it was last used it is done again on a new one. That saves asking every
+    time whether it broke."""
+    if connection.vendor != "postgresql" or connection.in_atomic_block:
+        return act()
+    connection.health_check_done = True  # type: ignore[attr-defined]  # the stubs lack it
+    used = connection.connection
+    try:
+        return act()
+    except (OperationalError, InterfaceError):
+        if used is None or not used.closed:
+            raise  # such as a lock that nobody let go
+        if connection.connection is used:  # the end of a transaction opens a new one by itself
+            connection.close()
+        return act()
 
 
 @dataclass(frozen=True)

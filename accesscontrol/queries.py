@@ -43,11 +43,11 @@ NEWEST_GALLERY_CHANGE = PreparedRows(
 ATTEMPT = PreparedGet(
     AccessAttempt, lambda: AccessAttempt.objects.filter(pk=Given("attempt", _UUID)).order_by()
 )
-PAYLOAD_OF_PENDING = PreparedRows(
+DEADLINE_OF_PENDING = PreparedRows(
     lambda: (
         AccessAttempt.objects.filter(pk=Given("attempt", _UUID), state=AccessAttempt.State.PENDING)
         .order_by()
-        .values_list("deadline_at", "payload_key")
+        .values_list("deadline_at")
     )
 )
 LOCK_ATTEMPT = PreparedGet(

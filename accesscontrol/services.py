@@ -59,7 +59,12 @@ from accesscontrol.policy import (
     read_weekly,
     told,
 )
-from accesscontrol.prepared import Question, together, transaction_around_one_asking
+from accesscontrol.prepared import (
+    Question,
+    on_a_connection_that_lives,
+    together,
+    transaction_around_one_asking,
+)
 from enrollment import payloads, proofs
 from enrollment.models import Card, Person
 from enrollment.services import audit_subject
@@ -169,7 +174,11 @@ def submit_attempt(
             attempt, Identification(fault=Reason.PAYLOAD_REFUSED, detail=error.code), signed_at, at=at
         )
     try:
-        attempt.payload_key = payloads.store(payload, settings.LINTEL_PAYLOAD_TTL_S)
+        attempt.payload_key = payloads.store(
+            payload,
+            min(settings.LINTEL_PAYLOAD_TTL_S, settings.LINTEL_ATTEMPT_DEADLINE_MS / 1000),
+            key=payload_key_of(attempt.pk),
+        )
     except payloads.PayloadStoreUnavailable as error:
         return _refuse_at_once(
             attempt, Identification(fault=Reason.RECOGNIZER_FAULT, detail=error.code), signed_at, at=at
@@ -206,21 +215,32 @@ def settle_attempt(
     """
     identification = Identification(gallery_size, threshold, model, fault, detail)
     matches = rank(candidates)
-    with transaction.atomic():
-        attempt, known = _lock(attempt_id, _whom(identification, matches))
-        if attempt.state == AccessAttempt.State.SETTLED:
-            return attempt
-        payload_key = "" if capture_is_taken else attempt.payload_key
-        # The waiting request first: events and counts can wait, a person at a door should not.
-        transaction.on_commit(lambda: _tell(attempt, payload_key))
-        _settle(attempt, identification, matches, known, at or timezone.now())
-        transaction.on_commit(lambda: _after_settling(attempt))
-    return attempt
+
+    def settle() -> AccessAttempt:
+        with transaction.atomic():
+            attempt, known = _lock(attempt_id, _whom(identification, matches))
+            if attempt.state == AccessAttempt.State.SETTLED:
+                return attempt
+            payload_key = "" if capture_is_taken else attempt.payload_key
+            # The waiting request first: events and counts can wait, a person at a door should not.
+            transaction.on_commit(lambda: _tell(attempt, payload_key))
+            _settle(attempt, identification, matches, known, at or timezone.now())
+            transaction.on_commit(lambda: _after_settling(attempt))
+        return attempt
+
+    return on_a_connection_that_lives(settle)  # whoever settles twice finds it settled
 
 
-def payload_of_pending(*, attempt_id: uuid.UUID) -> tuple[datetime, str] | None:
-    """Deadline and payload key of an attempt that nobody has settled yet; None of any other."""
-    return next(iter(queries.PAYLOAD_OF_PENDING.first(attempt=attempt_id)), None)
+def payload_key_of(attempt_id: uuid.UUID) -> str:
+    """Under which key the capture of an attempt waits for a worker: as long as the attempt is pending, its
+    `payload_key` too."""
+    return str(attempt_id)
+
+
+def deadline_of_pending(*, attempt_id: uuid.UUID) -> datetime | None:
+    """Of an attempt that nobody has settled yet; None of any other."""
+    rows = queries.DEADLINE_OF_PENDING.first(attempt=attempt_id)
+    return rows[0][0] if rows else None
 
 
 def attempt_now(*, attempt_id: uuid.UUID) -> AccessAttempt:
@@ -556,14 +576,14 @@ def _settle(
     attempt.model = identification.model
     attempt.payload_key = ""
     attempt.settled_at = at
-    queries.SETTLE(
-        attempt=attempt.pk, granted=attempt.granted, reason=attempt.reason, detail=attempt.detail,
-        person=attempt.person_id, score=attempt.score, threshold=attempt.threshold,
-        gallery_size=attempt.gallery_size, model=attempt.model, settled_at=at,
-    )  # fmt: skip
     if decision.granted and person is not None:
         _remember_presence(person, known, at)
     audit.services.record(
+        effect=queries.SETTLE.bound(
+            attempt=attempt.pk, granted=attempt.granted, reason=attempt.reason, detail=attempt.detail,
+            person=attempt.person_id, score=attempt.score, threshold=attempt.threshold,
+            gallery_size=attempt.gallery_size, model=attempt.model, settled_at=at,
+        ),
         kind="attempt.settled",
         actor=f"terminal:{attempt.terminal_id}",
         at=at,
@@ -583,7 +603,7 @@ def _settle(
             "profile": attempt.profile_hash,
             "received_at": attempt.received_at.isoformat(),
         },
-    )
+    )  # fmt: skip
     live.publish(
         "attempt", {"id": str(attempt.pk), "granted": decision.granted, "reason": decision.reason.value}
     )
@@ -604,7 +624,10 @@ def _tell(attempt: AccessAttempt, payload_key: str) -> None:
     """The decision stands. What fails here costs a terminal its answer in time, or leaves a capture to its
     expiry."""
     try:
-        decisions.announce(attempt.pk)
+        if attempt.settled_at is not None:
+            decisions.announce(
+                attempt.pk, decisions.Outcome(attempt.granted, attempt.reason, attempt.settled_at)
+            )
         if payload_key:
             payloads.discard(payload_key)
     except (decisions.DecisionsUnavailableError, payloads.PayloadStoreUnavailable):

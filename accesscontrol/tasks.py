@@ -51,21 +51,23 @@ def identify(attempt_id: str, sequence: int) -> None:
 
 
 def _take(attempt_id: UUID) -> bytes | None:
-    """The capture; None when somebody settled the attempt already, or its deadline is over, which settles it."""
-    pending = services.payload_of_pending(attempt_id=attempt_id)
-    if pending is None:
-        return None
-    deadline_at, payload_key = pending
-    if timezone.now() >= deadline_at:
-        services.settle_attempt(attempt_id=attempt_id)
-        return None
+    """The capture; None when somebody settled the attempt already, or its deadline is over, which settles it.
+
+    A capture is kept until the deadline at most: whoever finds one need not ask the database first.
+    """
     try:
-        payload = payloads.take(payload_key) if payload_key else None
+        payload = payloads.take(services.payload_key_of(attempt_id))
     except payloads.PayloadStoreUnavailable as error:
         raise IdentificationError(Reason.RECOGNIZER_FAULT, error.code) from error
-    if payload is None:
+    if payload is not None:
+        return payload
+    deadline_at = services.deadline_of_pending(attempt_id=attempt_id)
+    if deadline_at is None:
+        return None
+    if timezone.now() < deadline_at:
         raise IdentificationError(Reason.PAYLOAD_MISSING)
-    return payload
+    services.settle_attempt(attempt_id=attempt_id)
+    return None
 
 
 def _search_and_settle(attempt_id: UUID, payload: bytes, sequence: int) -> None:

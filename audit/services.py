@@ -56,6 +56,9 @@ SEALING_CONTEXT = b"lintel audit personal field 1"
 NONCE_BYTES = 12
 VERIFY_CHUNK = 1000
 
+#: Text with a %s for each value, and the values.
+Statement = tuple[str, Sequence[Any]]
+
 
 # Writing
 
@@ -69,12 +72,14 @@ def record(
     details: Mapping[str, Any] | None = None,
     personal: Mapping[str, Any] | None = None,
     randomness: Callable[[int], bytes] = os.urandom,
+    effect: Statement | None = None,
 ) -> Entry:
     """Appends one entry, and with every hundredth a checkpoint.
 
     `details` is for every reader and for ever. `personal` goes into the tree as salted commitments; its
     values lie sealed beside it until `forget(subject)`, so an entry with personal fields about a person names
-    them as its subject. Raises ValueError or TypeError for what an entry cannot carry.
+    them as its subject. `effect`, what the entry is about, is done first: on Postgres it travels with the question for
+    the lock. Raises ValueError or TypeError for what an entry cannot carry.
 
     Two workers may record at once. Postgres: the second waits for the advisory lock until the first commits,
     and then reads the first's entry, because under READ COMMITTED each statement sees what is committed.
@@ -89,7 +94,7 @@ def record(
     }
     details_json, commitments_json = chain.canonical(_plain(details or {})), chain.canonical(commitments)
     with transaction.atomic(savepoint=False):  # an effect whose entry failed must not commit
-        tree = _tree_of(*_lock())
+        tree = _tree_of(*_lock(effect))
         entry = Entry(
             index=tree.size,
             at=at,
@@ -143,16 +148,25 @@ def _plain(value: Any) -> Any:
 _LAST = 'SELECT "index", root FROM audit_entry ORDER BY "index" DESC LIMIT 1'
 
 
-def _lock() -> tuple[int, bytes]:
+def _lock(before: Statement | None = None) -> tuple[int, bytes]:
     """From here to the end of the transaction nobody else appends. How many entries there are, and the root that the
-    last one states: on Postgres two statements that travel together, and the second sees what was committed while the
-    first one waited."""
+    last one states: on Postgres statements that travel together, and the last one sees what was committed while the
+    one for the lock waited."""
+    statements = [before] if before is not None else []
+    if connection.vendor == "postgresql":
+        statements.append(("SELECT pg_advisory_xact_lock(%s)", [APPEND_LOCK]))
+    statements.append((_LAST, []))
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            cursor.execute(f"SELECT pg_advisory_xact_lock(%s); {_LAST}", [APPEND_LOCK])
-            cursor.nextset()
+            cursor.execute(
+                "; ".join(text for text, _ in statements),
+                [value for _, values in statements for value in values],
+            )
+            while cursor.nextset():
+                pass
         else:
-            cursor.execute(_LAST)
+            for text, values in statements:
+                cursor.execute(text, values)
         return _read_last(cursor)
 
 

@@ -31,18 +31,19 @@ class PayloadStoreUnavailable(Exception):
 
 
 class PayloadStore(Protocol):
-    def store(self, data: bytes, ttl_s: int) -> str: ...
+    def store(self, data: bytes, ttl_s: float, key: str = "") -> str: ...
 
     def take(self, key: str) -> bytes | None: ...
 
     def discard(self, key: str) -> None: ...
 
 
-def store(data: bytes, ttl_s: int | None = None) -> str:
-    """Keeps `data` for `ttl_s` seconds (LINTEL_PAYLOAD_TTL_S when None) and returns the only key to it."""
+def store(data: bytes, ttl_s: float | None = None, *, key: str = "") -> str:
+    """Keeps `data` for `ttl_s` seconds (LINTEL_PAYLOAD_TTL_S when None) and returns the only key to it: a new one, or
+    `key`, which nobody can guess and which is used once."""
     if len(data) > MAX_PAYLOAD_BYTES:
         raise ValueError(f"{len(data)} bytes are more than a capture has")
-    return _current().store(data, settings.LINTEL_PAYLOAD_TTL_S if ttl_s is None else ttl_s)
+    return _current().store(data, settings.LINTEL_PAYLOAD_TTL_S if ttl_s is None else ttl_s, key)
 
 
 def take(key: str) -> bytes | None:
@@ -72,12 +73,12 @@ class InProcessStore:
             self._sweep()
             return len(self._kept)
 
-    def store(self, data: bytes, ttl_s: int) -> str:
+    def store(self, data: bytes, ttl_s: float, key: str = "") -> str:
+        key = key or _new_key()
         with self._lock:
             self._sweep()
             if len(self._kept) >= self._max_payloads:
                 raise PayloadStoreUnavailable("too many captures are waiting for a worker")
-            key = _new_key()
             self._kept[key] = (self._clock() + ttl_s, data)
             self._sweep_later()
         return key
@@ -117,7 +118,7 @@ class InProcessStore:
 
 
 class RedisStore:
-    """For several processes. SET with EX is one command, so no payload is ever without an end; GETDEL is
+    """For several processes. SET with PX is one command, so no payload is ever without an end; GETDEL is
     atomic."""
 
     def __init__(self, url: str) -> None:
@@ -125,10 +126,10 @@ class RedisStore:
             url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
         )
 
-    def store(self, data: bytes, ttl_s: int) -> str:
-        key = _new_key()
+    def store(self, data: bytes, ttl_s: float, key: str = "") -> str:
+        key = key or _new_key()
         try:
-            self._redis.set(PREFIX + key, data, ex=ttl_s, nx=True)
+            self._redis.set(PREFIX + key, data, px=max(1, round(ttl_s * 1000)), nx=True)
         except redis.RedisError as error:
             raise PayloadStoreUnavailable("captures cannot be passed on just now") from error
         return key

@@ -565,7 +565,7 @@ def _wait(attempt: AccessAttempt) -> AccessAttempt:
     meanwhile."""
     remaining = (attempt.deadline_at - timezone.now()).total_seconds()
     try:
-        decisions.wait(attempt.pk, timeout_s=remaining)
+        told = decisions.wait(attempt.pk, timeout_s=remaining)
     except decisions.DecisionsUnavailableError as error:
         raise Problem(
             503,
@@ -573,7 +573,11 @@ def _wait(attempt: AccessAttempt) -> AccessAttempt:
             "No worker can be heard; the door stays shut.",
             attempt_id=str(attempt.pk),
         ) from error
-    return services.attempt_now(attempt_id=attempt.pk)
+    if told is None or settings.LINTEL_GREET_BY_NAME:  # no name travels through Redis
+        return services.attempt_now(attempt_id=attempt.pk)
+    attempt.state, attempt.granted = AccessAttempt.State.SETTLED, told.granted
+    attempt.reason, attempt.settled_at = told.reason, told.settled_at
+    return attempt
 
 
 def _answer(attempt: AccessAttempt, *, nonce: str) -> Response:

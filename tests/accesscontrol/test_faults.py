@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ from django.db import connection, connections
 from django.test import Client
 from django.utils import timezone
 
-from accesscontrol import celery, services
+from accesscontrol import celery, decisions, services
 from accesscontrol.models import AccessAttempt, Presence, Zone
 from accesscontrol.policy import Match
 from accesscontrol.tasks import identify
@@ -39,7 +40,9 @@ Payload = Callable[[int], bytes]
 
 @pytest.fixture
 def place(transactional_db: None, model: None, settings: Any) -> Iterator[Place]:
-    settings.LINTEL_PAYLOAD_TTL_S = 600  # the first task imports torch, and a busy machine takes a minute for it
+    settings.LINTEL_PAYLOAD_TTL_S = (
+        600  # the first task imports torch, and a busy machine takes a minute for it
+    )
     yield support.make_place()
     celery.wait_for_embedded_tasks()
 
@@ -271,6 +274,64 @@ def test_redis_dying_while_a_request_waits_leaves_the_door_shut(
     assert services.expire_attempts(at=attempt.deadline_at) == 1
     attempt.refresh_from_db()
     assert (attempt.granted, attempt.reason) == (False, "deadline_passed")
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("whose", ["nobody's", "another attempt's", "no call at all"])
+def test_a_call_that_no_process_of_ours_made_about_this_attempt_opens_nothing(
+    place: Place,
+    alice: Person,
+    payload: Payload,
+    production: str,
+    monkeypatch: pytest.MonkeyPatch,
+    whose: str,
+) -> None:
+    """Whoever writes into Redis, without our secret, or repeats what was said about another attempt."""
+    text = f"1 granted {timezone.now().isoformat()}"
+    made_up = {
+        "nobody's": f"{text} {64 * '0'}",
+        "another attempt's": f"{text} {decisions._proof(uuid.uuid4(), text)}",
+        "no call at all": "\N{SNOWMAN}",
+    }[whose]
+
+    def forge(name: str, arguments: dict[str, Any]) -> None:
+        with redis.Redis.from_url(production) as client:
+            client.lpush(f"{decisions.PREFIX}{arguments['attempt_id']}", made_up)
+
+    monkeypatch.setattr(celery, "_hand_over", forge)
+    nonce = new_nonce()
+    response = place.device.attempt(payload(ALICE), nonce=nonce)
+    body = believed(response, nonce=nonce)
+    assert response.status_code == 202
+    assert "granted" not in body
+    assert AccessAttempt.objects.get().state == "pending"
+
+
+@pytest.mark.redis
+def test_a_call_of_ours_is_believed_and_says_what_was_committed(
+    place: Place, alice: Person, payload: Payload, production: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "attempt_now", lambda **_: pytest.fail("the database was asked again"))
+    nonce = new_nonce()
+    body = believed(place.device.attempt(payload(ALICE), nonce=nonce), nonce=nonce)
+    attempt = AccessAttempt.objects.get()
+    assert attempt.settled_at is not None
+    assert (body["granted"], body["reason"], body["decided_at"]) == (
+        True, "granted", attempt.settled_at.isoformat(),
+    )  # fmt: skip
+
+
+@pytest.mark.redis
+def test_a_capture_waits_for_a_worker_no_longer_than_its_attempt_may(
+    place: Place, payload: Payload, production: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.LINTEL_ATTEMPT_DEADLINE_MS, settings.LINTEL_PAYLOAD_TTL_S = 300_000, 600
+    monkeypatch.setattr(celery, "_hand_over", lambda name, arguments: None)
+    attempt = services.submit_attempt(
+        terminal=place.device.row, payload=payload(ALICE), nonce=new_nonce(), at=timezone.now()
+    )
+    with redis.Redis.from_url(production) as client:
+        assert 0 < client.pttl(payloads.PREFIX + services.payload_key_of(attempt.pk)) <= 300_000
 
 
 def test_a_locked_database_is_a_clear_refusal_and_not_a_crash(

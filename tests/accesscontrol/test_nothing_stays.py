@@ -225,7 +225,7 @@ def test_after_enrollments_and_attempts_nothing_of_a_face_is_left_anywhere(
 
     # A worker that never comes: its capture has to go by itself.
     monkeypatch.setattr(celery, "_hand_over", lambda name, arguments: None)
-    settings.LINTEL_PAYLOAD_TTL_S = 600
+    settings.LINTEL_PAYLOAD_TTL_S, settings.LINTEL_ATTEMPT_DEADLINE_MS = 600, 300_000
     captures["an abandoned capture"] = payload(ALICE)
     abandoned = services.submit_attempt(
         terminal=place.device.row,

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, connection, models, transaction
+from django.db import IntegrityError, OperationalError, connection, models, transaction
 from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -19,9 +19,11 @@ from accesscontrol.prepared import (
     PreparedGet,
     PreparedRows,
     PreparedUpdate,
+    on_a_connection_that_lives,
     together,
     transaction_around_one_asking,
 )
+from audit.models import Entry
 from enrollment.models import Person
 from tests.accesscontrol import support
 from tests.accesscontrol.support import Place, new_nonce
@@ -118,15 +120,45 @@ def test_a_question_first_asked_in_a_transaction_that_rolled_back_can_be_asked_a
 def test_the_first_question_of_a_request_opens_a_broken_connection_anew() -> None:
     name, ask = support.make_place().device.row.name, by_name()
     assert ask.first(name=name) is not None
-    if connection.vendor == "postgresql":
-        other = connection.copy()
-        with connection.cursor() as mine, other.cursor() as theirs:
-            mine.execute("SELECT pg_backend_pid()")
-            theirs.execute("SELECT pg_terminate_backend(%s, 10000)", mine.fetchone())
-        other.close()
-    else:
-        connection.close()
+    break_the_connection()
     assert ask.first(name=name) is not None
+
+
+def break_the_connection() -> None:
+    if connection.vendor != "postgresql":
+        connection.close()
+        return
+    other = connection.copy()
+    with connection.cursor() as mine, other.cursor() as theirs:
+        mine.execute("SELECT pg_backend_pid()")
+        theirs.execute("SELECT pg_terminate_backend(%s, 10000)", mine.fetchone())
+    other.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_whose_connection_broke_settles_on_a_new_one_once() -> None:
+    attempt = attempt_at(support.make_place())
+    attempt.save()
+    entries = Entry.objects.filter(kind="attempt.settled")
+    break_the_connection()
+    settled = services.settle_attempt(attempt_id=attempt.pk, gallery_size=1, threshold=0.5)
+    assert (settled.state, settled.granted, settled.reason) == ("settled", False, "no_match")
+    assert entries.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_on_a_connection_that_lives_a_failure_is_a_failure_and_nothing_is_tried_again() -> None:
+    tried = []
+
+    def act() -> None:
+        tried.append(1)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        raise OperationalError("a lock that nobody lets go")
+
+    with pytest.raises(OperationalError):
+        on_a_connection_that_lives(act)
+    assert tried == [1]
 
 
 @pytest.mark.django_db

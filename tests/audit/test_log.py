@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.contrib.contenttypes.models import ContentType
 from django.db import DatabaseError, connection, transaction
 
 from audit import services, triggers
@@ -535,3 +536,15 @@ def test_entries_are_found_by_every_filter(log: None) -> None:
     assert found(text="door 7") == [7]
     assert found(text="Bob") == []
     assert len(found()) == 14
+
+
+@pytest.mark.django_db
+def test_what_an_entry_is_about_is_done_with_it_and_not_without() -> None:
+    rename = ("UPDATE django_content_type SET model = %s WHERE model = %s", ["renamed", "entry"])
+    with pytest.raises(ValueError, match="is not a kind"):
+        services.record(kind="no kind", actor="test", at=datetime.now(UTC), effect=rename)
+    models = ContentType.objects.filter(model="renamed")
+    assert not models.exists()
+    entry = services.record(kind="test.renamed", actor="test", at=datetime.now(UTC), effect=rename)
+    assert models.count() == 1
+    assert Entry.objects.get(index=entry.index).kind == "test.renamed"
