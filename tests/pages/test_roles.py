@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from html import unescape
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 from django.test import Client
-from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from django.urls import URLPattern, URLResolver, get_resolver, resolve, reverse
+from django.utils import timezone
 
 from accesscontrol.gate import NAVIGATION, OTHER_DOORS
 from accesscontrol.roles import PAGES, PUBLIC, Role, roles_for
+from enrollment.services import begin_enrollment
 
 
 def every_page(patterns=None, namespace: str = "", prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -129,6 +134,39 @@ def test_a_guard_sees_no_button_that_the_server_would_refuse(building, signed_in
     for page in ("person_edit", "person_erase", "consent_withdraw", "enrollment_begin"):
         assert reverse(page, args=[building.alice.pk]) not in profile
     assert reverse("door_create") not in guard.get(reverse("doors")).content.decode()
+
+
+def own_addresses(html: str, page: str) -> set[str]:
+    """Where the links and forms of a page lead on this server, without query and fragment."""
+    found = re.findall(r"""\s(?:href|action|formaction|data-hx-get|data-hx-post)=["']([^"']*)["']""", html)
+    whole = (urlsplit(urljoin(page, unescape(each))) for each in found)
+    return {each.path for each in whole if not each.netloc and each.scheme in {"", "http", "https"}}
+
+
+@pytest.mark.parametrize("role", [role.value for role in Role])
+def test_no_page_of_a_role_leads_to_a_page_that_would_refuse_it(role, building, signed_in):
+    """Hidden in the page what is refused by the server: every link and every form of every page, role by role."""
+    client = signed_in(role)
+    begin_enrollment(person=building.alice, actor="test", at=timezone.now())
+    refused, seen = set(), set()
+    for name, _ in every_page():
+        if name in PUBLIC | NO_GET | POST_ONLY or role not in {known.value for known in roles_for(name)}:
+            continue
+        if name.startswith("admin:"):
+            continue
+        page = "/audit/" if name.startswith("audit:") else address(name, building)
+        answer = client.get(page)
+        if answer.status_code != 200 or "html" not in answer["Content-Type"]:
+            continue
+        for path in own_addresses(answer.content.decode(), page):
+            if path.startswith(OTHER_DOORS):
+                continue
+            leads_to = resolve(path).view_name
+            seen.add(leads_to)
+            if leads_to not in PUBLIC and role not in {known.value for known in roles_for(leads_to)}:
+                refused.add(f"{page} leads to {path}")
+    assert refused == set()
+    assert {"sign_out", "account", "about"} <= seen  # the pages' links were found at all
 
 
 def test_a_user_who_is_switched_off_is_signed_out_at_the_next_click(building, signed_in):
