@@ -198,8 +198,8 @@ def _named() -> dict[str, TrainingConfig]:
         )
     )
     # The receiver of those four takes a third of the time of a face. One of 96 channels for 160 learns to answer as it
-    # does, then all goes on at the noise that ships: 1.12 times the unprotected twin's time, and half a point of accuracy
-    # less than what ships, so it does not yet.
+    # does, then all goes on at the noise that ships: 1.12 times the unprotected twin's time, but half a point of
+    # accuracy less than what ships, so it does not yet.
     slim = replace(
         restoring,
         name="default-slim-restore",
