@@ -6,9 +6,9 @@
 
 `server` is one embedded Lintel with the shipped model, for the whole session: tests make people of their own in it
 and must not count on being alone. `open_page` gives a page of a fresh browser context; `film` is "face" (a moving
-portrait), "empty" (a wall), "far" (a small face) or None (no camera at all). `complaints` collects what the console,
-the policy and requests to elsewhere had to say. `modules` is a bare server for the browser modules alone, under the
-policy of the pages that capture.
+portrait), "empty" (a wall), "far" (a small face), "visitor" (a wall, then somebody, and so on) or None (no camera at
+all). `complaints` collects what the console, the policy and requests to elsewhere had to say. `modules` is a bare
+server for the browser modules alone, under the policy of the pages that capture.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ FILMS: dict[str, Callable[[], Iterator[Any]]] = {
     "face": films.portrait_frames,
     "empty": films.empty_frames,
     "far": lambda: films.portrait_frames(zoom=0.45),
+    "visitor": films.visitor_frames,
 }
+RATES = {"visitor": films.SLOW}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -202,7 +204,9 @@ def launch(playwright: Playwright, film_folder: Path) -> Iterator[Callable[[str 
         if film not in running:
             flags = list(FLAGS)
             if film is not None:
-                path = films.write_film(film_folder / f"{film}.y4m", FILMS[film]())
+                path = films.write_film(
+                    film_folder / f"{film}.y4m", FILMS[film](), rate=RATES.get(film, films.RATE)
+                )
                 flags += [*CAMERA_FLAGS, f"--use-file-for-fake-video-capture={path}"]
             running[film] = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         return running[film]

@@ -7,6 +7,7 @@ nowhere else.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import cycle, islice
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from skimage.data import astronaut
 
 WIDTH, HEIGHT, RATE = 640, 480, 30
+SLOW = 2  # frames a second
 FRAMES = 45
 FACE = (225.0, 118.0)  # middle of the face in the portrait, pixels
 
@@ -51,11 +53,21 @@ def empty_frames() -> Iterator[NDArray[np.uint8]]:
         yield np.repeat(wall[..., None], 3, axis=2).astype(np.uint8)
 
 
+def visitor_frames() -> Iterator[NDArray[np.uint8]]:
+    """Nobody for half a minute, then somebody for ten seconds: to be played with `SLOW` frames a second."""
+    yield from islice(cycle(empty_frames()), 30 * SLOW)
+    yield from islice(portrait_frames(), 10 * SLOW)
+
+
 def write_film(
-    path: Path, frames: Iterator[NDArray[np.uint8]], *, size: tuple[int, int] = (WIDTH, HEIGHT)
+    path: Path,
+    frames: Iterator[NDArray[np.uint8]],
+    *,
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+    rate: int = RATE,
 ) -> Path:
     with path.open("wb") as film:
-        film.write(f"YUV4MPEG2 W{size[0]} H{size[1]} F{RATE}:1 Ip A1:1 C420jpeg\n".encode())
+        film.write(f"YUV4MPEG2 W{size[0]} H{size[1]} F{rate}:1 Ip A1:1 C420jpeg\n".encode())
         for frame in frames:
             film.write(b"FRAME\n" + cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).tobytes())
     return path

@@ -23,6 +23,7 @@ from recognition.detect import Detector
 from recognition.payload import CONTENT_TYPE, check_noise, unpack
 from tests.browser import films
 from tests.browser.conftest import Server
+from tests.browser.watches import frames_of, watch_frames
 
 MAGIC = {
     "JPEG": b"\xff\xd8\xff",
@@ -155,8 +156,9 @@ def test_the_watch_itself_recognizes_pictures_however_they_are_wrapped(detector:
 def test_a_person_is_enrolled_with_the_browsers_camera_and_nothing_but_noise_is_sent(
     server: Server, open_page: Callable[..., Page], complaints: list[str], detector: Detector
 ) -> None:
-    page = server.sign_in(open_page(film="face"), "enroller")
-    watch = BodyWatch(page)
+    page = open_page(film="face")
+    watch_frames(page)
+    watch = BodyWatch(server.sign_in(page, "enroller"))
 
     page.goto("/people/")
     page.get_by_role("link", name="Add").first.click()
@@ -181,6 +183,12 @@ def test_a_person_is_enrolled_with_the_browsers_camera_and_nothing_but_noise_is_
     expect(page.locator("[data-guidance]")).to_have_text("You are enrolled.")
     expect(page.locator("#enrollment")).to_contain_text("Eileen Example is enrolled")
 
+    frames = frames_of(
+        page
+    )  # the picture is seen in the video and by the worker: nothing else of the page has it
+    assert frames["used"] == []
+    assert frames["taken"] >= 3
+    assert frames["kept"] == 0
     _nothing_is_stored(page)
     page.get_by_role("link", name="To the profile").click()
     expect(page.get_by_text("enrolled", exact=True).first).to_be_visible()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page
 
 from enrollment import languages
 from recognition.checkpoint import model_folder
 from recognition.quality import ADVICE
+from tests.browser import films
 
 START = """
   const { Capture } = await import("/enrollment/capture.js");
@@ -180,3 +183,76 @@ def test_a_page_without_its_networks_says_so_and_lets_go_of_the_camera(modules: 
         profile,
     )
     assert found == ["face_landmark.tflite is missing on the server", False, None]
+
+
+def test_a_frame_is_overwritten_wherever_it_was_drawn_before_anything_is_said_about_it(
+    modules: Page, profile: str
+) -> None:
+    """The worker's script on the page, so that a test can look into what it draws on."""
+    pixels = np.dstack([next(films.portrait_frames()), np.full((films.HEIGHT, films.WIDTH), 255, np.uint8)])
+    found = run(
+        modules,
+        """
+        const [canvases, read, said] = [[], [], []];
+        const filled = (data) => data.some((value, at) => at % 4 < 3 && value !== 0);
+        const Real = OffscreenCanvas;
+        window.OffscreenCanvas = class extends Real {
+          constructor(...size) {
+            super(...size);
+            canvases.push(this);
+          }
+          getContext(...how) {
+            const context = super.getContext(...how);
+            const real = context.getImageData.bind(context);
+            context.getImageData = (...where) => {
+              const image = real(...where);
+              read.push({ data: image.data, hadPicture: filled(image.data), real });
+              return image;
+            };
+            return context;
+          }
+        };
+        window.postMessage = (message) => said.push({
+          message,
+          drawn: read.map(({ data, hadPicture, real }) => [hadPicture, filled(data),
+            filled(real(0, 0, canvases[0].width, canvases[0].height).data)]),
+        });
+        await import("/enrollment/capture-worker.js");
+        const hear = window.onmessage;
+        const folder = new URL("/enrollment/networks/", location).href;
+        await hear({ data: { type: "begin", folder, profile: { text: given.profile } } });
+        const bytes = Uint8Array.from(atob(given.pixels), (letter) => letter.charCodeAt(0));
+        const image = new ImageData(new Uint8ClampedArray(bytes.buffer), given.width, given.height);
+        for (const wanted of [true, false]) {
+          const bitmap = await createImageBitmap(image);
+          await hear({ data: { type: "frame", bitmap, wanted } });
+          said.at(-1).closed = bitmap.width === 0;
+        }
+        const kinds = (message) => Object.fromEntries(Object.entries(message).map(([name, value]) =>
+          [name, Object.prototype.toString.call(value).slice(8, -1)]));
+        return {
+          canvases: canvases.length,
+          said: said.map(({ message, drawn, closed }) => ({ type: message.type, kinds: kinds(message), drawn, closed,
+            ok: message.ok, start: message.bytes ? String.fromCharCode(...message.bytes.slice(0, 4)) : null })),
+        };
+        """,
+        {
+            "profile": profile,
+            "pixels": base64.b64encode(pixels.tobytes()).decode(),
+            "width": films.WIDTH,
+            "height": films.HEIGHT,
+        },
+    )
+    ready, first, second = found["said"]
+    assert (ready["type"], first["type"], second["type"]) == ("ready", "seen", "seen"), found
+    assert (first["ok"], first["start"], second["start"]) == (True, "LNTL", None)
+    assert found["canvases"] == 1
+    # What was read showed a picture; when the answer is given it does not, and nor does the canvas.
+    assert first["drawn"] == [[True, False, False]]
+    assert second["drawn"] == [[True, False, False]] * 2
+    assert first["closed"] and second["closed"]
+    assert first["kinds"] == {**second["kinds"], "bytes": "Uint8Array"}
+    assert set(first["kinds"]) == {
+        "type", "ok", "live", "reason", "score", "measures", "face", "milliseconds", "bytes"
+    }  # fmt: skip
+    assert set(second["kinds"].values()) <= {"String", "Boolean", "Number", "Object", "Null"}
