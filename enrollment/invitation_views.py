@@ -41,7 +41,7 @@ from rest_framework.throttling import SimpleRateThrottle
 
 from enrollment import invitations, languages, roster, services
 from enrollment.api import BrowserCapturesView, TerminalProgressSerializer
-from enrollment.camera import uses_camera
+from enrollment.camera import allow_camera
 from enrollment.invitations import LIFETIME, LONGEST_LIFETIME, Issued
 from enrollment.languages import Language
 from enrollment.models import Enrollment, Invitation, Person
@@ -339,7 +339,6 @@ def _language(request: HttpRequest) -> Language:
     return chosen or languages.preferred(request.headers.get("Accept-Language", ""))
 
 
-@uses_camera
 @guest_page
 @require_safe
 def guest(request: HttpRequest) -> HttpResponse:
@@ -364,7 +363,9 @@ def _camera(request: HttpRequest, invitation: Invitation) -> HttpResponse:
     ):
         return _render(request, "invitations/guest_done.html", **_progress(current))
     enrollment = invitations.begin(invitation=invitation, at=timezone.now())
-    return _render(request, "invitations/guest_camera.html", invitation=invitation, **_progress(enrollment))
+    page = _render(request, "invitations/guest_camera.html", invitation=invitation, **_progress(enrollment))
+    allow_camera(page)  # consent comes first, for the browser as well
+    return page
 
 
 @guest_page

@@ -10,6 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accesscontrol.models import AccessGroup, Terminal
+from accesscontrol.services import lock_down
 from audit.models import Entry
 from enrollment import languages
 from enrollment.models import Consent, Enrollment, ErasureCertificate, Person
@@ -134,6 +135,26 @@ def test_the_profile_shows_who_why_and_when(administrator, building):
         "<time datetime=",
     ):
         assert words in html, words
+
+
+def test_the_profile_says_where_a_person_may_go_now_and_by_which_rule(administrator, building):
+    def where(person: Person) -> str:
+        page = administrator.get(reverse("person", args=[person.pk])).content.decode()
+        part = page[page.index('aria-labelledby="where-to"') :]
+        return part[: part.index("</section>")]
+
+    alice = where(building.alice)
+    assert "Front door" in alice and "may enter" in alice
+    assert "Staff always" in alice and "at any hour" in alice
+    assert "Last let in" in alice
+    building.rule.schedule = building.schedule  # Mondays
+    building.rule.save()
+    lock_down(site=building.site, reason="drill", actor="test", at=timezone.now())
+    locked = where(building.alice)
+    assert "may enter" not in locked and "Office hours" in locked
+    assert "No rule names any door" in where(building.bob)
+    building.group.members.add(building.bob)
+    assert "Front door" in where(building.bob) and "may enter" not in where(building.bob)
 
 
 def test_consent_is_recorded_in_the_very_words_that_were_shown(desk, building):
