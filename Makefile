@@ -31,7 +31,7 @@ INSTALLED_DEV := $(VENV)/.lintel-dev-$(STAMP)
 MODELS := .lintel/models/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help run set-up test check style types imports migrations demo clean
+.PHONY: help run set-up test check browser style types imports migrations demo clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -11
@@ -43,12 +43,15 @@ set-up: $(INSTALLED) $(MODELS)
 	@test -f $${LINTEL_SECRETS_FILE:-$${LINTEL_DATA_DIR:-.lintel}/secrets.env} || $(PY) manage.py generate_secrets
 	@$(PY) manage.py set_up
 
-test: $(INSTALLED_DEV) $(MODELS)
+test: $(INSTALLED_DEV) $(MODELS) browser
 	$(PY) -m pytest
 
-check: $(INSTALLED_DEV) $(MODELS) style types imports migrations
+check: $(INSTALLED_DEV) $(MODELS) browser style types imports migrations
 	LINTEL_TEST_DATABASE=postgres $(PY) -m pytest -m "database or flow"
 	LINTEL_TEST_DATABASE=sqlite $(PY) -m pytest
+
+browser: $(INSTALLED_DEV)
+	@$(PY) -m tests.chromium
 
 style: $(INSTALLED_DEV)
 	$(PY) -m ruff check .

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.chromium import ADVICE
 from tests.services import CHROMIUM, Postgres, Redis, ServiceMissing
 
 if TYPE_CHECKING:
@@ -66,9 +67,7 @@ def playwright() -> Iterator[Playwright]:
     from playwright.sync_api import sync_playwright
 
     if not CHROMIUM.exists():
-        message = (
-            f"SERVICE MISSING: no Chromium at {CHROMIUM}; install the package chromium or set LINTEL_CHROMIUM"
-        )
+        message = f"SERVICE MISSING: no Chromium at {CHROMIUM}; {ADVICE}"
         if os.environ.get("LINTEL_NO_SKIPS") == "1":
             pytest.fail(message)
         pytest.skip(message)

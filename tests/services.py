@@ -21,11 +21,13 @@ from pathlib import Path
 
 import redis
 
+from tests import chromium
+
 START_TIMEOUT_S = 120.0
 POSTGRES_USER = "postgres"
 
 
-CHROMIUM = Path(os.environ.get("LINTEL_CHROMIUM", "/usr/bin/chromium"))
+CHROMIUM = chromium.find() or Path(os.environ.get("LINTEL_CHROMIUM", "/usr/bin/chromium"))
 
 
 class ServiceMissing(RuntimeError):

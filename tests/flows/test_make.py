@@ -118,6 +118,12 @@ def test_a_check_is_style_types_contracts_migrations_and_tests_on_both_databases
     assert configured["filterwarnings"] == ["error"]
 
 
+@pytest.mark.parametrize("target", ["test", "check"])
+def test_a_browser_is_there_before_the_tests_that_need_one(clone: Clone, target: str) -> None:
+    _, plan = clone.make("--dry-run", target)
+    assert 0 < plan.index("-m tests.chromium") < plan.index("-m pytest")
+
+
 def test_the_demo_takes_pictures_of_ones_own(clone: Clone) -> None:
     _, plan = clone.make("--dry-run", "demo", "FRAMES=pictures of us")
     assert 'manage.py demo --frames "pictures of us"' in plan
