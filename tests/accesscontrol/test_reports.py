@@ -192,6 +192,9 @@ def test_the_page_draws_charts_with_names_and_tables(signed_in):  # noqa: F811
     for name in ("by-day", "by-hour", "reasons", "scores", "match-scores", "lenses", "quality", "doors"):
         assert f'id="chart-{name}"' in html
     assert html.count("<title id=") == html.count("<desc id=") == html.count('role="img"') == 7
+    scores = html[html.index('id="chart-scores"') :]
+    scores = scores[: scores.index("</figure>")]
+    assert '<line class="mark"' in scores and "threshold" in scores  # the scores lie before and behind it
     assert "No capture with a measured quality was enrolled" in html
     assert "not recognised" in html
 

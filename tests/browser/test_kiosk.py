@@ -742,6 +742,10 @@ def test_the_kiosk_can_be_installed_and_sets_no_cookie(server, open_page):
         assert picture.ok and picture.headers["content-type"] == "image/png"
     worker = page.request.get("/kiosk/service-worker.js")
     assert worker.headers["content-type"].startswith("text/javascript")
+    # Chromium's own word on it. A private window, as every test has one, never installs anything.
+    devtools = page.context.new_cdp_session(page)
+    complaints = devtools.send("Page.getInstallabilityErrors")["installabilityErrors"]
+    assert {each["errorId"] for each in complaints} <= {"in-incognito"}
 
 
 def test_a_verified_reply_of_the_python_side_stays_verified_there() -> None:

@@ -32,6 +32,7 @@ from tests.pages.test_roles import NO_GET, OWN_PAGES, POST_ONLY, address
 
 PARTS = 6  # of all pages: each part is a test of its own, so that a slow machine has time for it
 NARROW, WIDE = {"width": 360, "height": 900}, {"width": 1440, "height": 900}
+BETWEEN = (480, 640, 704, 768, 991, 992, 1200)  # at every width at which the pages change their shape
 SIDEWAYS = "document.documentElement.scrollWidth - window.innerWidth"
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("fresh_counts")]
@@ -58,8 +59,11 @@ def seen(page: Page, where: str, *, both_schemes: bool = True) -> tuple[list[Iss
     issues, sideways = grave_issues(page, f"{where} at 1440"), []
     page.set_viewport_size(NARROW)
     issues += grave_issues(page, f"{where} at 360")
-    if page.evaluate(SIDEWAYS) > 0:
-        sideways.append(where)
+    for width in (NARROW["width"], *BETWEEN, WIDE["width"]):
+        page.set_viewport_size({"width": width, "height": 900})
+        if page.evaluate(SIDEWAYS) > 0:
+            sideways.append(f"{where} at {width}")
+    page.set_viewport_size(NARROW)
     if both_schemes:
         page.emulate_media(color_scheme="dark")
         issues += grave_issues(page, f"{where} at 360 in the dark", rules=["color-contrast"])
