@@ -77,6 +77,8 @@ class ConsentForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
         if data.get("version") != self.shown.version:
+            # the tick was for the words before
+            self.data = {name: value for name, value in self.data.items() if name != "agreed"}
             raise forms.ValidationError(
                 "The text was changed while it was read. Read it as it stands now, then go on."
             )

@@ -4,8 +4,9 @@ A file `<tag>.toml` in this folder is a language, by that alone: the desk, the g
 whatever files there are. A folder of one's own (LINTEL_LANGUAGES_DIR) adds files, or takes the place of one of these:
 an installation's own consent text, say. docs/languages.md says how to write one.
 
-A sentence that a file lacks is said in English; `problems` names it, and so do the tests and `manage.py check`. A file
-that cannot be read, or has no consent text, stops the server: nobody agrees to words that are not there.
+A sentence that a file lacks is said in the English that is shipped, an English file of one's own included; `problems`
+names it, and so do the tests and `manage.py check`. A file that cannot be read, is not named by a language tag or has
+no consent text stops the server: nobody agrees to words that are not there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ SECTIONS = ("consent", "camera", "guest", "kiosk")
 DIRECTIONS = ("ltr", "rtl")
 FINGERPRINT = 8  # hexadecimal digits of the text's SHA-256 in its version
 LONGEST_VERSION = 40  # of what a file declares: with the fingerprint it fits models.Consent.version
-_TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
+LONGEST_TAG = 20  # models.Consent.language
+NO_TAG = f"its name is no language tag such as fr.toml or pt-BR.toml, of {LONGEST_TAG} characters at most"
+_TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{1,8})*")
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -117,13 +120,9 @@ def files(own: Path | None = None) -> dict[str, Path]:
 
 def problems(own: Path | None = None) -> list[str]:
     """What is wrong with the files there are, one sentence each, by file and key. Empty when nothing is."""
-    found = files(own)
-    try:
-        english = _parsed(found[REFERENCE])
-    except ImproperlyConfigured as error:
-        return [str(error)]
+    english = _english()
     wrong: list[str] = []
-    for tag, path in found.items():
+    for tag, path in files(own).items():
         try:
             wrong += [f"{path.name}: {problem}" for problem in problems_of(tag, _parsed(path), english)]
         except ImproperlyConfigured as error:
@@ -133,7 +132,7 @@ def problems(own: Path | None = None) -> list[str]:
 
 def problems_of(tag: str, document: Mapping[str, Any], english: Mapping[str, Any]) -> list[str]:
     """What is wrong with one language, held against English."""
-    wrong = [] if _TAG.fullmatch(tag) else ["its name is no language tag such as fr.toml or pt-BR.toml"]
+    wrong = [] if _is_tag(tag) else [NO_TAG]
     wrong += [f"{key} is missing" for key in ("name", "direction") if not document.get(key)]
     if document.get("direction") not in (None, "", *DIRECTIONS):
         wrong.append('direction is neither "ltr" nor "rtl"')
@@ -164,13 +163,14 @@ def _read(own: str) -> tuple[Language, ...]:
     folder = Path(own) if own else None
     if folder is not None and not folder.is_dir():
         raise ImproperlyConfigured(f"LINTEL_LANGUAGES_DIR: there is no folder {folder}")
-    found = files(folder)
-    english = _parsed(found[REFERENCE])
+    found, english = files(folder), _english()
     tags: Iterable[str] = sorted(found, key=lambda tag: (tag != REFERENCE, tag))
     return tuple(_language(tag, found[tag], english) for tag in tags)
 
 
 def _language(tag: str, path: Path, english: Mapping[str, Any]) -> Language:
+    if not _is_tag(tag):
+        raise ImproperlyConfigured(f"{path}: {NO_TAG}")
     document = _parsed(path)
     consent = _table(document, "consent")
     for key in ("version", "text", "agreement"):
@@ -195,6 +195,15 @@ def _language(tag: str, path: Path, english: Mapping[str, Any]) -> Language:
     return Language(
         tag, name, direction, ConsentText(tag, name, direction, version, text, agreement), sections
     )
+
+
+def _is_tag(tag: str) -> bool:
+    return _TAG.fullmatch(tag) is not None and len(tag) <= LONGEST_TAG
+
+
+def _english() -> dict[str, Any]:
+    """The reference: what is shipped, because a file of one's own may lack whatever it does not change."""
+    return _parsed(SHIPPED / f"{REFERENCE}.toml")
 
 
 def _parsed(path: Path) -> dict[str, Any]:

@@ -11,11 +11,16 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
+from django.test import Client
+from django.urls import reverse
 
 from accesscontrol.policy import Reason
 from enrollment import languages, services
+from enrollment.models import Consent
 from recognition.quality import ADVICE
+from tests.enrollment.support import somebody
 from tests.languages import ENGLISH, another, spelled, written
+from tests.pages.support import make_user
 
 ROOT = Path(languages.__file__).resolve().parents[2]
 PAGES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "templates").rglob("*.html")}
@@ -82,6 +87,28 @@ def test_a_file_of_ones_own_takes_the_place_of_a_shipped_one(own: Path) -> None:
     theirs = {**ENGLISH, "consent": {**ENGLISH["consent"], "text": "I agree, at Example Ltd."}}
     (own / "en.toml").write_text(written(theirs), encoding="utf-8")
     assert languages.reference().consent.text == "I agree, at Example Ltd."
+
+
+def test_an_english_file_of_ones_own_may_hold_the_consent_alone(own: Path) -> None:
+    """It takes the place of ours and not of the reference: its gaps are filled and named like any other's."""
+    theirs = {"name": "English", "direction": "ltr", "consent": ENGLISH["consent"], "kiosk": {"granted": 3}}
+    theirs = {"name": "English", "direction": "ltr", "consent": {**ENGLISH["consent"], "text": "I agree."}}
+    (own / "en.toml").write_text(f"{written(theirs)}[kiosk]\ngranted = 3\n", encoding="utf-8")
+    english = languages.reference()
+    assert english.consent.text == "I agree."
+    assert english.say("guest", "hello", name="Ada") == ENGLISH["guest"]["hello"].replace("{name}", "Ada")
+    assert english.say("kiosk", "granted") == ENGLISH["kiosk"]["granted"]
+    assert "en.toml: guest.hello is missing" in languages.problems(own)
+
+
+@pytest.mark.parametrize("tag", ['"><b>', "fr old", "FR", "zh-Hant-TW-x-a-long-house-name"])
+def test_a_file_whose_name_is_no_language_tag_stops_the_server(own: Path, tag: str) -> None:
+    """Pages say it as `lang`, and a consent is recorded with it."""
+    (own / f"{tag}.toml").write_text(written(another()), encoding="utf-8")
+    with pytest.raises(ImproperlyConfigured, match="no language tag"):
+        languages.known()
+    with pytest.raises(SystemCheckError, match="no language tag"):
+        call_command("check")
 
 
 @pytest.mark.parametrize(
@@ -199,3 +226,22 @@ def test_no_sentence_for_a_person_is_left_in_the_pages_or_the_modules() -> None:
         )
         labels = re.findall(r'(?:aria-label|placeholder|title|alt)="([^"]+)"', bare)
         assert labels == [], path.name
+
+
+@pytest.mark.django_db
+def test_a_tick_at_the_desk_does_not_count_for_words_that_came_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk, ada = Client(), somebody("Ada Example", consents=False)
+    desk.force_login(make_user("desk", "enroller"))
+    page, before = reverse("consent_create", args=[ada.pk]), languages.reference()
+    said = {"language": "en", "method": "signed", "agreed": "on"}
+    reworded = replace(before.consent, text="I agree to more.", version="2026-11.00000000")
+    monkeypatch.setattr(languages, "known", lambda: (replace(before, consent=reworded),))
+    answer = desk.post(page, {**said, "version": before.consent.version})
+    html = answer.content.decode()
+    assert answer.status_code == 422 and "I agree to more." in html and reworded.version in html
+    assert 'name="agreed"' in html and " checked" not in html
+    assert not Consent.objects.exists()
+    assert desk.post(page, {**said, "version": reworded.version}).status_code == 302
+    assert Consent.objects.get().text == "I agree to more."
