@@ -148,9 +148,19 @@ class CardSerializer(serializers.ModelSerializer[Card]):
         fields = ("id", "ends_with", "added_at", "added_by", "blocked_at")
 
 
+class CardNumberField(serializers.CharField):
+    """Text alone: in JSON a number has no leading zeros, so a card's would be lost before it gets here."""
+
+    def to_internal_value(self, data: object) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return str(super().to_internal_value(data))
+
+
 class CardInput(serializers.Serializer[Any]):
-    number = serializers.CharField(
-        max_length=64, help_text="8 to 32 digits or letters; spaces, dashes and colons do not count."
+    number = CardNumberField(
+        max_length=64,
+        help_text="8 to 32 digits or letters, as a string; spaces, dashes and colons do not count.",
     )
 
 

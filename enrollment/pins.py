@@ -37,10 +37,11 @@ def _is_trivial(pin: str) -> bool:
 def read_card_number(text: str) -> str:
     """A number as a reader types it or a person does: without spaces, dashes and colons, in capitals. ValueError when
     that is no card number."""
-    number = "".join(text.split()).translate({ord(sign): None for sign in "-:"}).upper()
+    number = "".join(text.split()).translate({ord(sign): None for sign in "-:"})
+    # before capitals are made: those of some other letters are ASCII
     if not (number.isascii() and number.isalnum() and CARD_LEAST <= len(number) <= CARD_MOST):
         raise ValueError(f"A card number has {CARD_LEAST} to {CARD_MOST} digits or letters.")
-    return number
+    return number.upper()
 
 
 def lock_after(failures: int) -> timedelta | None:

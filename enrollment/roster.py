@@ -228,17 +228,23 @@ def register_roster(
 
 
 def error_row(error: RowError) -> tuple[str, ...]:
-    """One row of ERROR_COLUMNS. Cells never begin like a formula."""
+    """One row of ERROR_COLUMNS. No cell begins like a formula, wherever a spreadsheet cuts it."""
     cells = (str(error.line), error.column, error.value, error.sentence)
-    return tuple(escape_cell(cell) for cell in cells)
+    return tuple(_harmless(cell) for cell in cells)
 
 
 def link_row(issued: Issued, *, base: str) -> tuple[str, ...]:
-    """One row of LINK_COLUMNS. Cells never begin like a formula."""
+    """One row of LINK_COLUMNS. No cell begins like a formula, wherever a spreadsheet cuts it."""
     person, invitation = issued.invitation.person, issued.invitation
     expires = timezone.localtime(invitation.expires_at)
     cells = (person.full_name, person.external_id or "", invitation.contact, f"{expires:%Y-%m-%d %H:%M}")
-    return (*(escape_cell(cell) for cell in cells), link_to(issued, base=base))
+    return (*(_harmless(cell) for cell in cells), link_to(issued, base=base))
+
+
+def _harmless(cell: str) -> str:
+    """Where lists are written with semicolons, a spreadsheet cuts a comma's file at semicolons and new lines, quoted or
+    not: what follows one is a cell to it and is escaped as such."""
+    return "".join(escape_cell(piece) for piece in re.split(r"(?<=[;\t\r\n])", cell))
 
 
 def _delimiter(first: str) -> str:
@@ -280,7 +286,8 @@ def _row(
 ) -> Row:
     """One person. `seen`: which line had which reference and which card first. Raises RowWrong with all there is."""
     if len(cells) > len(headers):
-        more = " ".join(cells[len(headers) :]).strip()
+        # one comma too many moves a card's number to where no column says that it is one
+        more = "" if "card" in headers else " ".join(cells[len(headers) :]).strip()
         raise RowWrong([RowError(line, "there are more values than columns", "", more[:MOST_SHOWN])])
     values = dict.fromkeys(COLUMNS, "")
     values |= {column: cell.strip() for column, cell in zip(headers, cells, strict=False)}

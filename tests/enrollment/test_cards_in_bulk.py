@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from typing import Any
 from urllib.parse import unquote
 from zoneinfo import ZoneInfo
@@ -186,6 +187,21 @@ def test_the_page_lists_every_error_and_gives_them_as_a_file_that_holds_no_formu
     assert not Person.objects.exists()
 
 
+@pytest.mark.parametrize("before", [";", "x;", "x\n", "x;;\t", "x\r"])
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@"])
+def test_no_formula_stands_behind_what_a_spreadsheet_may_take_for_a_cells_end(before: str, sign: str) -> None:
+    cells = roster.error_row(roster.RowError(2, "no", "phone", f"{before}{sign}cmd|'/C calc'!A0;"))
+    pieces = [piece for cell in cells for piece in re.split(r"[;\t\r\n]", cell)]
+    assert "'" + sign in cells[2] and not any(piece.startswith(("=", "+", "-", "@")) for piece in pieces)
+
+
+def test_a_comma_too_many_shows_no_number_of_a_card() -> None:
+    [error] = read(f"name,card\nExample, Ada,{NUMBER}\n").errors
+    assert (error.message, error.value) == ("there are more values than columns", "")
+    [error] = read("name,kind\nExample, Ada,visitor\n").errors
+    assert error.value == "visitor"
+
+
 def test_the_page_shows_the_end_of_each_card_before_anything_happens(desk) -> None:
     page = desk.post(reverse("people_import"), {"text": f"name,card\nAda Example,{NUMBER}\n", "days": "7"})
     assert page.status_code == 200
@@ -267,6 +283,9 @@ def test_a_lost_card_stays_blocked_whatever_a_system_sets() -> None:
         (None, 400, "invalid"),
         ("x" * 65, 400, "invalid"),
         (["0048151623"], 400, "invalid"),
+        (48151623, 400, "invalid"),  # 0048151623, once
+        (-48151623, 400, "invalid"),
+        ("ſ0048151623", 422, "card_malformed"),  # a capital S, to Unicode
         (OTHER, 409, "card_taken"),
     ],
 )
