@@ -1,7 +1,6 @@
 """Wakes the request that waits for an attempt once it is settled, and tells it what was committed.
 
-In one process the two meet at an event; across processes at a Redis list, which keeps the call for a waiter
-who comes
+In one process the two meet at an event; across processes at a Redis list, which keeps the call for a waiter who comes
 late. A call that is lost costs time, never safety: the waiter looks at its deadline anyway. Redis only carries the
 call: what it says is bound to its attempt by a key that this installation's processes share, and whoever hears
 anything else reads the database.

@@ -434,7 +434,7 @@ class Scope(models.TextChoices):
     """What an integrator's token may do."""
 
     PEOPLE_READ = "people:read", "read people"
-    PEOPLE_WRITE = "people:write", "register and change people and their cards, record consent, begin enrollments"
+    PEOPLE_WRITE = "people:write", "change people and their cards, record consent, begin enrollments"
     PEOPLE_ERASE = "people:erase", "erase people for good"
     DOORS_READ = "doors:read", "read sites, zones, doors and terminals"
     RULES_READ = "rules:read", "read rules, groups and schedules"

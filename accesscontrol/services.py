@@ -1,10 +1,9 @@
 """What happens at doors: attempts, terminals, lock-down, alarms, tokens. Each service is one transaction with
 its audit entry.
 
-Who may run at the same time: anybody, in any number of processes. An attempt is settled under its row lock by
-whoever
-comes first; everybody after finds it settled and changes nothing. Locks are taken in one order: attempt,
-person.
+Who may run at the same time: anybody, in any number of processes. An attempt is settled under its row lock by whoever
+comes first; everybody after finds it settled and changes nothing. Locks are taken in one order: attempt, person, audit
+log.
 """
 
 from __future__ import annotations
@@ -673,8 +672,7 @@ def _watch_refusals(attempt: AccessAttempt, at: datetime) -> None:
 
 
 def issue_pairing_code(*, terminal: Terminal, actor: str, at: datetime) -> str:
-    """A new one-time code; it takes the place of an unused one. Returned once, kept as a hash. Revoked
-    terminals too:
+    """A new one-time code; it takes the place of an unused one. Returned once, kept as a hash. Revoked terminals too:
     pairing again gives them a new key."""
     code = "".join(secrets.choice(PAIRING_ALPHABET) for _ in range(PAIRING_CODE_LENGTH))
     with transaction.atomic():
@@ -695,13 +693,11 @@ def issue_pairing_code(*, terminal: Terminal, actor: str, at: datetime) -> str:
 
 
 def pair_terminal(*, code: str, public_key: bytes, at: datetime, software: str = "") -> Terminal:
-    """Spends a code: the key becomes this terminal's key, at the site of its door. Two devices with one code
-    race for
+    """Spends a code: the key becomes this terminal's key, at the site of its door. Two devices with one code race for
     its row lock; the second finds it used.
 
     Refusals: pairing_code_invalid (unknown, used and expired alike, so that guessing learns nothing),
-    key_malformed,
-    key_taken.
+    key_malformed, key_taken.
     """
     key_id = _require_key(public_key)
     with transaction.atomic():
@@ -737,8 +733,7 @@ def pair_terminal(*, code: str, public_key: bytes, at: datetime, software: str =
 
 
 def roll_terminal_key(*, terminal: Terminal, public_key: bytes, at: datetime) -> Terminal:
-    """A new key for a terminal in use. The old one still signs for PREVIOUS_KEY_GRACE, in case the answer is
-    lost.
+    """A new key for a terminal in use. The old one still signs for PREVIOUS_KEY_GRACE, in case the answer is lost.
 
     Refusals: terminal_revoked, key_malformed, key_taken.
     """
@@ -924,8 +919,7 @@ def raise_alarm(
     site: Site | None = None,
     details: dict[str, str] | None = None,
 ) -> Alarm:
-    """Raises an alarm, or counts up the same one of the last minutes. Only a new one leaves an audit entry,
-    so that
+    """Raises an alarm, or counts up the same one of the last minutes. Only a new one leaves an audit entry, so that
     whoever provokes alarms cannot fill the log."""
     with transaction.atomic():
         same = Alarm.objects.filter(kind=kind, door=door, terminal=terminal, acknowledged_at=None)

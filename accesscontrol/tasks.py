@@ -1,8 +1,7 @@
 """What workers do for doors. Tasks take ids only, may be delivered twice or killed anywhere, and leave rules
 to services.
 
-A capture is handed out once. A worker that is killed after taking it has taken it away: the redelivered task
-finds
+A capture is handed out once. A worker that is killed after taking it has taken it away: the redelivered task finds
 nothing and the attempt ends denied. Whoever settles first wins; everybody after changes nothing.
 """
 
@@ -37,8 +36,7 @@ class IdentificationError(Exception):
 
 @shared_task(name=services.IDENTIFY_TASK, acks_late=True, reject_on_worker_lost=True, ignore_result=True)
 def identify(attempt_id: str, sequence: int) -> None:
-    """Who stands at the door? Searches the whole gallery, not only people with a rule here, so that a
-    stranger and a
+    """Who stands at the door? Searches the whole gallery, not only people with a rule here, so that a stranger and a
     person without access are told apart; then settles."""
     identity = UUID(attempt_id)
     try:

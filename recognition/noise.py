@@ -2,8 +2,8 @@
 
 The code of x is the number of thresholds t_j below x + n with n ~ Laplace(0, b). Its distribution needs no noisy float:
 P(code >= j) = P(n > t_j - x), so one uniform 32-bit integer u decides, code = #{j : u < 2^32 * P(n > t_j - x)}.
-Only integers leave, so the floating-point leaks of textbook Laplace sampling (Mironov, CCS 2012) have
-nothing to leak from.
+Only integers leave, so the floating-point leaks of textbook Laplace sampling (Mironov, CCS 2012) have nothing to leak
+from.
 Every threshold is kept within [1, 2^32 - 1]: no code is ever impossible, whatever the face.
 
 The upper 16 bits of u are drawn first, and the lower 16 only where the code is not the same for all 65,536 u that
@@ -137,9 +137,7 @@ def _estimate(
     codes = np.empty(upper.shape, np.uint8)
     doubtful = []
     rows = max(1, _AT_ONCE // upper.shape[1])
-    with np.errstate(
-        invalid="ignore"
-    ):  # the distance of infinite noise to a threshold: not a number, so never far
+    with np.errstate(invalid="ignore"):  # infinite noise is at no distance: not a number, so never far
         for start in range(0, sent.size, rows):
             part = slice(start, start + rows)
             low32, high32, per_step, middle32, scale32, last, near32 = columns[:, part]  # (rows, 1) each
@@ -152,9 +150,8 @@ def _estimate(
             place += middle32  # code j holds j <= place < j + 1, the outermost ones all beyond
             distance = np.rint(place, out=noise)
             distance -= place
-            np.abs(
-                distance, out=distance
-            )  # to the nearest whole number, so at most that far from a threshold
+            # to the nearest whole number, so at most that far from a threshold
+            np.abs(distance, out=distance)
             doubtful.append(np.flatnonzero(~(distance > near32)) + start * upper.shape[1])
             codes[part] = np.clip(place, 0, last, out=place)
     row, at = np.divmod(np.concatenate(doubtful), upper.shape[1])

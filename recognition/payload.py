@@ -38,12 +38,13 @@ _WIDTHS = range(1, CODE_BITS_MAX + 1)
 NOISE_SIGMAS = 8.0  # a lawful capture is refused with probability below 1e-12, by Chernoff's bound
 _ROUNDS = 9  # in which channels are looked at; those of earlier rounds choose the places for the next
 _CALM_SHARE = 8  # one block in so many is looked at
+_CALMER = 0.8  # deviation of a calm part's coefficients, in that of a whole face's
+_LEAST_WEIGHT = 0.01  # of a channel in the count: below it a clean picture looks like noise
 
 
 class PayloadError(ValueError):
     """Refused bytes. `code` is stable: not_a_capture, wrong_version, oversized, truncated, bad_checksum,
-    unknown_profile,
-    wrong_allocation, noise_contradiction."""
+    unknown_profile, wrong_allocation, noise_contradiction."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -166,25 +167,20 @@ class _CalmCount:
 def _calm_count(profile: PrivacyProfile) -> _CalmCount | None:
     half = np.where(profile.bits >= 2, (1 << profile.bits) // 2, 0)
     step = np.where(profile.sent, profile.step, 1.0)
-    near = np.clip(np.rint(profile.scale.min(axis=(1, 2)) / step), 1, np.maximum(half - 1, 1)).astype(
-        np.int64
-    )
+    in_codes = np.rint(profile.scale.min(axis=(1, 2)) / step)
+    near = np.clip(in_codes, 1, np.maximum(half - 1, 1)).astype(np.int64)
     chance = np.exp(-(near * step)[:, None, None] / profile.scale).reshape(half.size, -1)  # at the middle
-    # of a clean picture's coefficients, which are about Laplacian too, and calmer than on average
-    clean = np.exp(-(2.0**0.5) * near * step / (0.8 * np.maximum(profile.deviation, 1e-9)))
+    # of a clean picture's coefficients, which are about Laplacian too
+    clean = np.exp(-(2.0**0.5) * near * step / (_CALMER * np.maximum(profile.deviation, 1e-9)))
     weight = np.where(half > 0, chance.min(axis=1) - clean, 0.0)
-    telling = np.flatnonzero(weight > 0.01)
+    telling = np.flatnonzero(weight > _LEAST_WEIGHT)
     if telling.size < _ROUNDS:
         return None
     by_round = [telling[number::_ROUNDS] for number in range(_ROUNDS)]
     channels = np.concatenate(by_round)
     rounds = np.cumsum([0, *(part.size for part in by_round[:-1])])
-    half, near, weight, chance = (
-        half[channels, None],
-        near[channels, None],
-        weight[channels, None],
-        chance[channels],
-    )
+    half, near, weight = (each[channels, None] for each in (half, near, weight))
+    chance = chance[channels]
     return _CalmCount(
         channels=channels,
         rounds=rounds,
