@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from os.path import normpath
+from pathlib import Path
 
 from django.urls import reverse
 from django.utils import timezone
@@ -15,6 +17,9 @@ from accesscontrol.roles import PUBLIC
 from enrollment.models import Person
 from tests.pages.test_roles import NO_GET, OWN_PAGES, POST_ONLY, address
 
+ROOT = Path(__file__).resolve().parents[2]
+APPS = ("accesscontrol", "enrollment")
+BUILDERS = ("package.json", "webpack*", "vite*", "rollup*", "tsconfig*", "esbuild*", "postcss*", "tailwind*")
 #: A script of JSON is data that a page carries; nothing in it is run.
 INLINE = re.compile(
     r"""<style|\sstyle=|\son[a-z]+=|=["']?javascript:|<script(?![^>]*\ssrc=)(?! id="\w+" type="application/json">)""",
@@ -51,6 +56,25 @@ def test_every_page_carries_the_strict_policy_and_a_camera_needs_webassembly_alo
     assert "unsafe" not in CONTENT_SECURITY_POLICY
     assert re.findall(r"[\w-]*unsafe[\w-]*", CAMERA_SECURITY_POLICY) == ["wasm-unsafe-eval"]
     assert "'wasm-unsafe-eval'" in CAMERA_SECURITY_POLICY
+
+
+def test_scripts_are_served_as_they_are_written_so_that_nothing_is_built_to_change_a_page():
+    folders = [ROOT / app / "static" for app in APPS]  # one address, /static/, for both
+    written = [
+        (path.relative_to(folder), path) for folder in folders for path in sorted(folder.rglob("*.js"))
+    ]
+    assert len(written) > 20
+    for where, path in written:
+        text = path.read_text()
+        named = re.findall(
+            r"""(?:^import|^export|\bfrom|\bimport\()\s*["']([^"'`$]+)["']""", text, re.MULTILINE
+        )
+        for name in named:
+            assert name.startswith("."), f"{path.name} imports {name}, which only a bundler finds"
+            meant = normpath(where.parent / name)
+            assert any((folder / meant).is_file() for folder in folders), f"{path.name}: {name}"
+        assert max(map(len, text.splitlines())) <= 160, f"{path.name} is not what somebody wrote"
+    assert [name for name in BUILDERS if list(ROOT.glob(name))] == []
 
 
 def test_every_page_has_one_heading_a_title_a_language_and_labels_for_its_fields(building, administrator):
