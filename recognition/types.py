@@ -1,5 +1,5 @@
-"""What crosses each trust boundary, as types that cannot be mistaken for one another
-(docs/architecture.md, section 1)."""
+"""What crosses each trust boundary, as types that cannot be mistaken for one another: a crop stays in the terminal, and
+perturbed features alone leave it (docs/protocol.md, section 5)."""
 
 from __future__ import annotations
 

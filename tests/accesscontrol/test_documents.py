@@ -35,6 +35,14 @@ def test_every_link_to_a_file_leads_to_one(file: Path) -> None:
     assert broken == []
 
 
+def test_every_document_that_the_code_points_to_exists() -> None:
+    """`docs/adr/0033` names a decision by its number."""
+    code = [file for folder in CODE for file in sorted((ROOT / folder).rglob("*.py"))]
+    named = set(every(r"\b(docs/(?:[a-z_-]+\.md|adr/\d{4}))", code + DEPLOYMENT))
+    assert len(named) >= 8
+    assert [pair for pair in sorted(named) if not any(ROOT.glob(f"{pair[1]}*"))] == []
+
+
 def test_every_command_of_manage_py_exists() -> None:
     known = get_commands()
     named = set(every(r"manage\.py ([a-z_]+)", DOCUMENTS + DEPLOYMENT))
