@@ -18,7 +18,8 @@ from recognition.evaluation.report import number, percent, table
 from recognition.training.config import CONFIGS, TrainingConfig
 
 Result = Mapping[str, Any]
-SERIES = ("paper", "paper + attacker", "critical", "critical + attacker")  # drawn first, in these colours
+SERIES = ("paper", "paper + attacker", "critical", "critical + attacker")  # drawn first
+MARKERS = "osD^vPX"  # seven beside ten colours: seventy curves before two look alike
 
 
 @dataclass
@@ -211,16 +212,16 @@ def plot(points: Sequence[Point], out: Path, known: Mapping[str, float], title: 
         from matplotlib.figure import Figure
     except ImportError as error:
         raise DataError("plots need matplotlib: pip install 'lintel[demo]'") from error
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     FigureCanvasAgg(figure)
     by_ssim, by_share = figure.subplots(1, 2, sharey=True)
     others = sorted({point.series for point in shown} - set(SERIES))
-    for series in (*SERIES, *others):
+    drawn = [series for series in (*SERIES, *others) if any(point.series == series for point in shown)]
+    for number_of, series in enumerate(drawn):
         own = [point for point in shown if point.series == series]
-        if not own:
-            continue
         style = {
-            "marker": "o",
+            "marker": MARKERS[number_of % len(MARKERS)],
+            "color": f"C{number_of % 10}",
             "linestyle": "-" if len(own) > 1 and not series.startswith("other") else "none",
         }
         by_ssim.plot(
@@ -252,7 +253,7 @@ def plot(points: Sequence[Point], out: Path, known: Mapping[str, float], title: 
     by_ssim.set_xlabel("SSIM of the linear attack on one capture")
     by_share.set_xlabel("recovered faces accepted by the judge, %")
     by_ssim.set_ylabel("verification accuracy, %")
-    by_ssim.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     if title:
         figure.suptitle(title)
     figure.savefig(out, dpi=110)
