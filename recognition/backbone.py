@@ -1,10 +1,9 @@
 """Networks from frequency features to an embedding, each with an unprotected twin that sees the picture.
 
 Every network is `Receiver -> trunk -> embedding`. The receiver turns what arrives into what the trunk takes:
-unprotected (3, 112, 112) planes, `paper` (189, 112, 112) as they are, or `critical` (189, 14, 14),
-inverted block by block
-into a (3, 112, 112) picture of the noise (post-processing, so no privacy is spent). Trunks: `small` (ours, for two CPU
-cores), IR-18/34/50/101 (He et al. 2016 in the form of Deng et al., ArcFace, CVPR 2019) and MobileFaceNet
+unprotected (3, 112, 112) planes, `paper` (189, 112, 112) as they are, or `critical` (189, 14, 14), inverted block by
+block into a (3, 112, 112) picture of the noise (post-processing, so no privacy is spent). Trunks: `small` (ours, for
+two CPU cores), IR-18/34/50/101 (He et al. 2016 in the form of Deng et al., ArcFace, CVPR 2019) and MobileFaceNet
 (Chen et al. 2018).
 """
 

@@ -78,9 +78,8 @@ class TrainingConfig:
             raise ValueError("easy_share and exact_share must fit into one run")
 
 
-# Ji et al., section 4.1 and the published train.yaml: IR-50, ArcFace s=64 m=0.4, 24 epochs of MS1M, SGD
-# 0.1 divided by ten
-# at epochs 10, 18 and 22, momentum 0.9, weight decay 5e-4. One epoch of MS1MV2 is 5,822,653 faces.
+# Ji et al., section 4.1 and the published train.yaml: IR-50, ArcFace s=64 m=0.4, 24 epochs of MS1M, SGD 0.1 divided by
+# ten at epochs 10, 18 and 22, momentum 0.9, weight decay 5e-4. One epoch of MS1MV2 is 5,822,653 faces.
 _PAPER = TrainingConfig(
     name="paper",
     backbone="ir50",

@@ -1,10 +1,8 @@
 """Noise with learnable budgets, differentiable, and what a knowing attacker recovers from it.
 
-Training form of recognition.noise: the same clip ranges, budgets and codes on tensors. Laplace noise is
-drawn per sample
-and reparameterised (unit noise times scale), so gradients reach the budgets (Ji et al., section 3.3,
-equations 8 and 9).
-The generator is torch's: what protects people is drawn by recognition.noise, never here.
+Training form of recognition.noise: the same clip ranges, budgets and codes on tensors. Laplace noise is drawn per
+sample and reparameterised (unit noise times scale), so gradients reach the budgets (Ji et al., section 3.3, equations
+8 and 9). The generator is torch's: what protects people is drawn by recognition.noise, never here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The training loop: easy noise first, then learned budgets at full noise, then the exact codes a terminal sends.
 
-Resumes after any interruption from `state.pt` in the run's folder (weights, optimiser, budgets, frozen
-profile, counters);
-`torchrun` starts it on several GPUs (DistributedDataParallel). Only the first process writes.
+Resumes after any interruption from `state.pt` in the run's folder (weights, optimiser, budgets, frozen profile,
+counters); `torchrun` starts it on several GPUs (DistributedDataParallel). Only the first process writes.
 """
 
 from __future__ import annotations
