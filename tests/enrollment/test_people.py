@@ -137,7 +137,9 @@ def test_one_wrong_line_imports_nobody_and_every_wrong_line_is_named(tmp_path, c
         (7, "next week"),
         (8, "more values"),
     ]:
-        assert any(row.startswith(f"line {line}:") and reason in row for row in said.splitlines()), (
+        assert any(
+            row.startswith((f"Line {line}:", f"Line {line},")) and reason in row for row in said.splitlines()
+        ), (
             line,
             said,
         )

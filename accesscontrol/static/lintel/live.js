@@ -155,21 +155,24 @@ function merge(old, fresh) {
 function mergeChildren(old, fresh) {
   const named = new Map([...old.children].filter((node) => node.id).map((node) => [node.id, node]));
   const others = [...old.childNodes].filter((node) => !node.id);
-  const kept = new Set();
-  let place = old.firstChild;
-  for (const wanted of [...fresh.childNodes]) {
+  const pairs = [...fresh.childNodes].map((wanted) => {
     let known = named.get(wanted.id);
     if (!wanted.id) {
       const next = others.findIndex((node) => node.nodeName === wanted.nodeName && node.className === wanted.className);
       if (next >= 0) [known] = others.splice(0, next + 1).slice(-1);
     }
+    return [wanted, known];
+  });
+  // What goes, goes first: a node that stays would be lifted over it otherwise, and lose what is selected in it.
+  const kept = new Set(pairs.map(([, known]) => known));
+  for (const node of [...old.childNodes]) if (!kept.has(node)) node.remove();
+  let place = old.firstChild;
+  for (const [wanted, known] of pairs) {
     if (known) merge(known, wanted);
     const node = known ?? wanted;
-    kept.add(node);
     if (node === place) place = place.nextSibling;
     else old.insertBefore(node, place);
   }
-  for (const node of [...old.childNodes]) if (!kept.has(node)) node.remove();
 }
 
 const regions = [...document.querySelectorAll("[data-live]")].map((element) => new LiveRegion(element));
