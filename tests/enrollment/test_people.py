@@ -132,7 +132,7 @@ def test_one_wrong_line_imports_nobody_and_every_wrong_line_is_named(tmp_path, c
     for line, reason in [
         (3, "E-1"),
         (4, "blank"),
-        (5, "E-7"),
+        (5, "in line 2 already"),
         (6, "robot"),
         (7, "next week"),
         (8, "more values"),
