@@ -33,6 +33,7 @@ from tests.pages.test_roles import NO_GET, OWN_PAGES, POST_ONLY, address
 PARTS = 6  # of all pages: each part is a test of its own, so that a slow machine has time for it
 NARROW, WIDE = {"width": 360, "height": 900}, {"width": 1440, "height": 900}
 BETWEEN = (480, 640, 704, 768, 991, 992, 1200)  # at every width at which the pages change their shape
+NOWHERE = "/no/such/page/"
 SIDEWAYS = "document.documentElement.scrollWidth - window.innerWidth"
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("fresh_counts")]
@@ -47,6 +48,7 @@ def looked_at(page: Page, path: str, *, both_schemes: bool = True) -> tuple[list
             raise
         return [], []  # a file, not a page
     assert answer is not None
+    assert (answer.status == 404) == (path == NOWHERE), f"{path} answers {answer.status}"
     if "html" not in (answer.headers.get("content-type") or ""):
         return [], []
     return seen(page, path, both_schemes=both_schemes)
@@ -127,7 +129,7 @@ def addresses(house: SimpleNamespace) -> list[str]:
         reverse("door", args=[door]) + "?day=yesterday&hour=x",
         reverse("settings_retention") + "?people_days=0&enrollments_days=0",
         reverse("retention_apply") + "?people_days=0&enrollments_days=0",
-        "/no/such/page/",
+        NOWHERE,
         "/sign-in/",
     ]
 

@@ -100,6 +100,25 @@ def test_a_name_of_eighty_letters_breaks_and_nothing_scrolls_sideways(
     assert clipped == []
 
 
+@pytest.mark.parametrize("width", [1000, 1440])
+def test_the_score_of_an_attempt_is_seen_without_scrolling(
+    width: int,
+    building: SimpleNamespace,  # noqa: F811
+    signed_in_page: SignedIn,  # noqa: F811
+) -> None:
+    make_attempt(building.terminal, person=building.alice, reason="outside_schedule")
+    page = signed_in_page("administrator", width=width)
+    for path in (
+        "/",
+        reverse("terminal", args=[building.terminal.pk]),
+        reverse("door", args=[building.door.pk]),
+    ):
+        page.goto(path)
+        tables = "[...document.querySelectorAll('.table-wrap:has(.attempts)')]"
+        cut = f"{tables}.filter((node) => node.scrollWidth > node.clientWidth + 1)"
+        assert page.evaluate(f"{cut}.map((node) => node.innerText)") == [], path
+
+
 def arrive(house: SimpleNamespace) -> AccessAttempt:
     """One more attempt, as the live page hears of it."""
     made = make_attempt(house.terminal, person=house.alice)
