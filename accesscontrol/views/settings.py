@@ -197,17 +197,15 @@ def retention_apply(request: HttpRequest) -> HttpResponse:
         )
         return redirect("settings_retention")
     names = ", ".join(person.full_name for person in _names(found))
-    more = (
-        f" and {len(found.people_erased) - SHOWN_NAMES} more"
-        if len(found.people_erased) > SHOWN_NAMES
-        else ""
-    )
+    people = len(found.people_erased)
+    more = f" and {people - SHOWN_NAMES} more" if people > SHOWN_NAMES else ""
     return confirm(
         request,
         title="Apply the retention rules now?",
         explanation="Erasure cannot be undone: keys, templates, consents and names go for good.",
         consequences=[
-            f"{len(found.people_erased)} people are erased" + (f": {names}{more}." if names else "."),
+            f"{people} {'person is' if people == 1 else 'people are'} erased"
+            + (f": {names}{more}." if names else "."),
             f"{found.people_expired} people whose time is over are taken out of the gallery.",
             f"{found.enrollments_expired} enrollments that nobody finished end, "
             f"and {found.enrollments_deleted} old records of enrollments are deleted.",

@@ -245,7 +245,7 @@ def test_retention_is_rehearsed_can_be_cancelled_and_is_applied_after_a_question
     page.get_by_role("button", name="Show what would go").click()
     expect(page.locator("main")).to_contain_text("People erased")
     page.get_by_role("link", name="Apply these rules now").click()
-    expect(page.locator("main")).to_contain_text("1 people are erased: Bob Example.")
+    expect(page.locator("main")).to_contain_text("1 person is erased: Bob Example.")
     page.get_by_role("link", name="Cancel").click()
     expect(page.get_by_role("button", name="Show what would go")).to_be_visible()
     assert Person.objects.filter(pk=building.bob.pk).exists()
