@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from django.conf import settings
 from django.db import connection
 from django.db.transaction import Atomic
@@ -172,3 +173,24 @@ def commits_at_once() -> Iterator[None]:
         yield
     finally:
         Atomic.__exit__ = leave  # type: ignore[method-assign]
+
+
+@contextmanager
+def locked_database(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Another connection holds what a decision must write; ours waits a tenth of a second for it."""
+    impatient = {"timeout": 0.1} if connection.vendor == "sqlite" else {"options": "-c lock_timeout=100ms"}
+    connection.close()
+    intruder = connection.copy()
+    try:
+        with monkeypatch.context() as patch, intruder.cursor() as cursor:
+            if connection.vendor == "sqlite":
+                cursor.execute("BEGIN IMMEDIATE")
+            else:
+                intruder.set_autocommit(False)
+                cursor.execute("LOCK TABLE accesscontrol_accessattempt IN ACCESS EXCLUSIVE MODE")
+            for option, value in impatient.items():
+                patch.setitem(connection.settings_dict["OPTIONS"], option, value)
+            yield
+    finally:
+        intruder.close()
+        connection.close()

@@ -337,24 +337,10 @@ def test_a_capture_waits_for_a_worker_no_longer_than_its_attempt_may(
 def test_a_locked_database_is_a_clear_refusal_and_not_a_crash(
     place: Place, alice: Person, payload: Payload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    impatient = {"timeout": 0.1} if connection.vendor == "sqlite" else {"options": "-c lock_timeout=100ms"}
-    connection.close()
-    intruder = connection.copy()
-    try:
-        with monkeypatch.context() as patch, intruder.cursor() as cursor:
-            if connection.vendor == "sqlite":
-                cursor.execute("BEGIN IMMEDIATE")
-            else:
-                intruder.set_autocommit(False)
-                cursor.execute("LOCK TABLE accesscontrol_accessattempt IN ACCESS EXCLUSIVE MODE")
-            for name, value in impatient.items():
-                patch.setitem(connection.settings_dict["OPTIONS"], name, value)
-            response = place.device.attempt(payload(ALICE))
-            assert (response.status_code, response.json()["code"]) == (503, "database_unavailable")
-            assert response["Retry-After"]
-    finally:
-        intruder.close()
-        connection.close()
+    with support.locked_database(monkeypatch):
+        response = place.device.attempt(payload(ALICE))
+        assert (response.status_code, response.json()["code"]) == (503, "database_unavailable")
+        assert response["Retry-After"]
     assert not AccessAttempt.objects.exists()
     assert place.device.attempt(payload(ALICE)).json()["granted"] is True
 

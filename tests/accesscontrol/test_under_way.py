@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
@@ -110,22 +109,8 @@ def test_a_database_that_is_locked_when_a_worker_decides_opens_nothing_and_loses
         terminal=place.device.row, payload=payload(ALICE), nonce=new_nonce(), at=timezone.now()
     )
     ((name, arguments),) = dispatched
-    impatient = {"timeout": 0.1} if connection.vendor == "sqlite" else {"options": "-c lock_timeout=100ms"}
-    connection.close()
-    intruder = connection.copy()
-    try:
-        with monkeypatch.context() as patch, intruder.cursor() as cursor:
-            if connection.vendor == "sqlite":
-                cursor.execute("BEGIN IMMEDIATE")
-            else:
-                intruder.set_autocommit(False)
-                cursor.execute("LOCK TABLE accesscontrol_accessattempt IN ACCESS EXCLUSIVE MODE")
-            for option, value in impatient.items():
-                patch.setitem(connection.settings_dict["OPTIONS"], option, value)
-            assert celery.run_here(name, arguments) is False
-    finally:
-        intruder.close()
-        connection.close()
+    with support.locked_database(monkeypatch):
+        assert celery.run_here(name, arguments) is False
     assert "task_failed" in caplog.text
     attempt.refresh_from_db()
     assert (attempt.state, attempt.granted) == ("pending", False)

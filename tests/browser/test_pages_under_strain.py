@@ -126,19 +126,30 @@ def arrive(house: SimpleNamespace) -> AccessAttempt:
     return made
 
 
+def live_page(signed_in_page: SignedIn) -> Page:  # noqa: F811
+    page = signed_in_page("guard")
+    page.goto("/")
+    expect(page.locator("[data-live-state]")).to_have_text("Live")
+    return page
+
+
+def arrive_under_a_finger(page: Page, house: SimpleNamespace) -> AccessAttempt:
+    """The page hears of an attempt, and does not show it while the finger is down."""
+    page.mouse.down()
+    with page.expect_response(re.compile("part=live")):
+        waiting = arrive(house)
+    expect(page.locator(f"#attempt-{waiting.pk}")).to_have_count(0)
+    return waiting
+
+
 def test_an_alarm_is_marked_as_seen_although_attempts_arrive_under_the_finger(
     building: SimpleNamespace,  # noqa: F811
     signed_in_page: SignedIn,  # noqa: F811
     complaints: list[str],  # noqa: F811
 ) -> None:
-    page = signed_in_page("guard")
-    page.goto("/")
-    expect(page.locator("[data-live-state]")).to_have_text("Live")
+    page = live_page(signed_in_page)
     page.get_by_role("button", name="Seen").hover()
-    page.mouse.down()
-    with page.expect_response(re.compile("part=live")):
-        waiting = arrive(building)
-    expect(page.locator(f"#attempt-{waiting.pk}")).to_have_count(0)  # not while a finger is down
+    arrive_under_a_finger(page, building)
     page.mouse.up()
     expect(page.locator(".message")).to_contain_text("The alarm is marked as seen")
     building.alarm.refresh_from_db()
@@ -150,14 +161,9 @@ def test_what_waited_for_a_finger_is_shown_when_it_is_gone(
     building: SimpleNamespace,  # noqa: F811
     signed_in_page: SignedIn,  # noqa: F811
 ) -> None:
-    page = signed_in_page("guard")
-    page.goto("/")
-    expect(page.locator("[data-live-state]")).to_have_text("Live")
+    page = live_page(signed_in_page)
     page.get_by_role("heading", name="Newest attempts").hover()
-    page.mouse.down()
-    with page.expect_response(re.compile("part=live")):
-        waiting = arrive(building)
-    expect(page.locator(f"#attempt-{waiting.pk}")).to_have_count(0)
+    waiting = arrive_under_a_finger(page, building)
     page.mouse.up()
     expect(page.locator(f"#attempt-{waiting.pk}")).to_be_visible()
 
@@ -166,9 +172,7 @@ def test_the_focus_and_what_is_selected_stay_while_attempts_arrive(
     building: SimpleNamespace,  # noqa: F811
     signed_in_page: SignedIn,  # noqa: F811
 ) -> None:
-    page = signed_in_page("guard")
-    page.goto("/")
-    expect(page.locator("[data-live-state]")).to_have_text("Live")
+    page = live_page(signed_in_page)
     row = page.locator(f"#attempt-{building.attempt.pk}")
     row.locator(".a-who").evaluate("node => getSelection().selectAllChildren(node)")
     # The first part that a page fetches begins otherwise than the page did, with less white space.
@@ -188,9 +192,7 @@ def test_the_live_page_becomes_what_the_server_says_whatever_was_there_before(
     signed_in_page: SignedIn,  # noqa: F811
 ) -> None:
     """Alarms come and go, the site is locked: merged into the page, it is the page that one gets anew."""
-    page = signed_in_page("guard")
-    page.goto("/")
-    expect(page.locator("[data-live-state]")).to_have_text("Live")
+    page = live_page(signed_in_page)
     Alarm.objects.update(acknowledged_at=timezone.now(), acknowledged_by="test")
     building.site.locked_down, building.site.locked_down_reason = True, "Drill"
     building.site.locked_down_at, building.site.locked_down_by = timezone.now(), "test"

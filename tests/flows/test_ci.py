@@ -40,11 +40,13 @@ def ci(
     )
     for tool in tools.iterdir():
         tool.chmod(0o755)
+    frames = folder / "frames"
     if demo is not None:
-        (folder / "shared" / "data" / "frames").mkdir(parents=True)
+        frames.mkdir()
     done = subprocess.run(
         ["bash", str(checkout / ".ci" / "run")],
-        env={"PATH": f"{tools}:{os.environ['PATH']}"}, capture_output=True, text=True, timeout=300,
+        env={"PATH": f"{tools}:{os.environ['PATH']}", "LINTEL_FRAMES": str(frames)},
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert "nothing is installed here" not in done.stderr
     return done.returncode, calls.read_text() if calls.exists() else ""
@@ -62,8 +64,8 @@ def test_ci_accepts_no_skipped_test(tmp_path: Path) -> None:
     assert ci(tmp_path, said="SKIPPED [1] tests/x.py:1: SERVICE MISSING: no Redis")[0] == 1
 
 
-def test_ci_shows_the_demo_the_photographs_that_lie_beside_the_checkout(tmp_path: Path) -> None:
-    assert ci(tmp_path, demo=GOOD) == (0, "demo FRAMES=../shared/data/frames\ncheck\n")
+def test_ci_shows_the_demo_the_photographs_that_there_are(tmp_path: Path) -> None:
+    assert ci(tmp_path, demo=GOOD) == (0, f"demo FRAMES={tmp_path / 'frames'}\ncheck\n")
 
 
 @pytest.mark.parametrize(
@@ -80,4 +82,4 @@ def test_ci_shows_the_demo_the_photographs_that_lie_beside_the_checkout(tmp_path
 )
 def test_ci_fails_where_doors_failed_their_people(tmp_path: Path, change: dict[str, object]) -> None:
     status, asked = ci(tmp_path, demo=GOOD | change)
-    assert (status, asked) == (1, "demo FRAMES=../shared/data/frames\n")
+    assert (status, asked) == (1, f"demo FRAMES={tmp_path / 'frames'}\n")

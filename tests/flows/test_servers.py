@@ -138,15 +138,7 @@ def test_production_is_ready_once_a_worker_is_warm_and_no_longer_when_it_is_gone
 ) -> None:
     port = free_port()
     environment = {
-        **surroundings,
-        **generate_secrets(os.urandom, key_id="k1"),
-        "LINTEL_MODE": "production",
-        "LINTEL_ALLOWED_HOSTS": "doors.example.org",
-        "LINTEL_PUBLIC_URL": "https://doors.example.org",
-        "LINTEL_DATABASE_URL": _new_database(postgres_server.url),
-        "LINTEL_REDIS_URL": redis_url,
-        "LINTEL_BIND": f"127.0.0.1:{port}",
-        "LINTEL_WEB_PROCESSES": "1",
+        **production(surroundings, postgres_server, redis_url, port),
         "LINTEL_WORKER_METRICS_PORT": str(free_port()),
     }
     (tmp_path / "data").mkdir()
@@ -187,6 +179,23 @@ def test_production_is_ready_once_a_worker_is_warm_and_no_longer_when_it_is_gone
         worker.send_signal(signal.SIGKILL)
         worker.wait()
         until(lambda: supervisor.get("/readyz").status_code == 503, web, web_log)
+
+
+def production(
+    surroundings: Mapping[str, str], postgres_server: Postgres, redis_url: str, port: int
+) -> dict[str, str]:
+    """The environment of a server with an empty database and keys of its own, listening on `port`."""
+    return {
+        **surroundings,
+        **generate_secrets(os.urandom, key_id="k1"),
+        "LINTEL_MODE": "production",
+        "LINTEL_ALLOWED_HOSTS": "doors.example.org",
+        "LINTEL_PUBLIC_URL": "https://doors.example.org",
+        "LINTEL_DATABASE_URL": _new_database(postgres_server.url),
+        "LINTEL_REDIS_URL": redis_url,
+        "LINTEL_BIND": f"127.0.0.1:{port}",
+        "LINTEL_WEB_PROCESSES": "1",
+    }
 
 
 def _new_database(url: str) -> str:

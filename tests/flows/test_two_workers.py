@@ -20,7 +20,6 @@ import httpx
 import psycopg
 import pytest
 
-from accesscontrol.environment import generate_secrets
 from recognition.payload import pack
 from recognition.quality import Quality
 from terminal.capture import Capture
@@ -29,9 +28,9 @@ from tests.accesscontrol.test_nothing_stays import files_below, of_capture, redi
 from tests.flows.test_servers import (
     ROOT,
     START_TIMEOUT_S,
-    _new_database,
     manage,
     process,
+    production,
     surroundings,
     until,
 )
@@ -120,16 +119,8 @@ def house(
     port, marker = free_port(), tmp_path / "doomed"
     url = f"http://127.0.0.1:{port}"
     environment = {
-        **surroundings,
-        **generate_secrets(os.urandom, key_id="k1"),
+        **production(surroundings, postgres_server, redis_url, port),
         "DJANGO_SETTINGS_MODULE": "accesscontrol.settings",
-        "LINTEL_MODE": "production",
-        "LINTEL_ALLOWED_HOSTS": "doors.example.org",
-        "LINTEL_PUBLIC_URL": "https://doors.example.org",
-        "LINTEL_DATABASE_URL": _new_database(postgres_server.url),
-        "LINTEL_REDIS_URL": redis_url,
-        "LINTEL_BIND": f"127.0.0.1:{port}",
-        "LINTEL_WEB_PROCESSES": "1",
         "LINTEL_ATTEMPT_DEADLINE_MS": str(DEADLINE_S * 1000),
         "LINTEL_PAYLOAD_TTL_S": "300",
         "LINTEL_TEST_MARKER": str(marker),
