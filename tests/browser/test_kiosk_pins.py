@@ -180,6 +180,7 @@ def test_a_reader_types_a_card_where_no_face_is_asked_for_and_no_camera_is_neede
     page.keyboard.press("Escape")
     expect(page.locator("#prompt")).to_be_visible()
     page.get_by_role("button", name="Type the card number").click()
+    expect(page.get_by_role("group", name="Your card")).to_be_visible()
     page.keyboard.type(CARD)
     page.keyboard.press("Enter")
     expect(page.get_by_role("group", name="Your PIN")).to_be_visible()

@@ -82,7 +82,8 @@ def test_enter_in_the_reason_locks_down_with_the_words_that_were_typed(
 ) -> None:
     page = signed_in_page("guard")
     page.goto(reverse("lock_down", args=[building.site.pk]))
-    page.keyboard.type("a dog in the hall")  # the field has the focus
+    expect(page.get_by_label("Reason")).to_be_focused()
+    page.keyboard.type("a dog in the hall")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("a dog in the hall")
 
@@ -361,6 +362,7 @@ def test_a_rule_is_written_with_the_keyboard_alone_and_opens_its_door(
     page.goto(reverse("rules"))
     page.get_by_role("link", name="Add a rule").press("Enter")
     page.get_by_label("Name").focus()
+    expect(page.get_by_label("Name")).to_be_focused()
     page.keyboard.type("Staff at the back")
     page.keyboard.press("Tab")
     expect(page.get_by_label("Who")).to_be_focused()
