@@ -15,12 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recognition.backbone import build_backbone
 from recognition.budget import PrivacyProfile
 from recognition.checkpoint import ModelError, load_model, model_folder
 from recognition.evaluation.captures import Drawer, features_of, hash_of_family, in_parallel, planes_of
 from recognition.noise import Randomness
 from recognition.payload import check_noise, pack, unpack
 from recognition.recognizer import Recognizer, native_precision
+from recognition.training.config import TrainingConfig
+from recognition.training.perturbation import Perturbation, Statistics
 from recognition.training.research import open_model
 from recognition.types import FaceCrop, PerturbedFeatures
 
@@ -28,6 +31,7 @@ BATCH = 128  # crops
 PART = 16  # crops that one thread computes at once
 ANY = "any"  # instead of a profile's name: every capture takes one of the model's
 UNPROTECTED_SUFFIX = "-unprotected"
+RUN = "state.pt"  # a folder with this file is a training run
 
 Progress = Callable[[int], None]  # told how many more are done
 
@@ -160,6 +164,69 @@ class UnprotectedEmbedder:
         return {"model": self.name, "protected": False, "precision": self.precision}
 
 
+class RunEmbedder:
+    """A training run as it was trained, without a capture: noise as floats, as the paper has it, or none at all.
+
+    For runs that end without a privacy profile: `paper` and its like, whose noise is never coded, and those without
+    noise. No terminal sends this.
+    """
+
+    def __init__(self, folder: Path, source: Randomness, *, device: str = "cpu") -> None:
+        state = torch.load(folder / RUN, weights_only=True, map_location="cpu")
+        self.config = TrainingConfig(**state["config"])
+        prefix = "perturbation."
+        learned = {
+            key.removeprefix(prefix): value
+            for key, value in state["student"].items()
+            if key.startswith(prefix)
+        }
+        if state["profile"] is not None or not learned:
+            raise ModelError(f"make a model of {folder} first: python -m recognition.training.ship")
+        ranges = {key: learned[key].flatten().numpy() for key in ("low", "high", "deviation")}
+        nothing = np.zeros(0, np.float32)
+        perturbation = Perturbation(self.config, Statistics(**ranges, mean=nothing, face=nothing))
+        perturbation.load_state_dict(learned)
+        with torch.no_grad():
+            gain, scale = perturbation.gain_and_scale()
+        self._low, self._high = learned["low"].numpy(), learned["high"].numpy()  # (C, 1, 1)
+        self._scale = None if scale is None else scale.numpy()
+        self.noisy, self.source, self.device = scale is not None, source, torch.device(device)
+        self._gain = gain.to(self.device)
+        self.precision = native_precision(self.device)
+        config = self.config
+        self.backbone = build_backbone(
+            config.backbone, transform=config.transform, dimension=config.dimension
+        )
+        self.backbone.load_state_dict(state["backbone"])
+        self.backbone.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+
+    def embed(self, crops: Sequence[FaceCrop]) -> NDArray[np.float32]:
+        parts = [(part, int.from_bytes(self.source(8), "little")) for part in parts_of(crops)]
+        return np.concatenate(in_parallel(self._embed, parts))
+
+    @torch.inference_mode()
+    def _embed(self, part: tuple[Sequence[FaceCrop], int]) -> NDArray[np.float32]:
+        crops, seed = part
+        clean = features_of(np.stack([crop.pixels for crop in crops]), self.config.transform)
+        values = np.clip(clean, self._low, self._high)  # (N, C, H, W)
+        if self._scale is not None:
+            values = values + np.random.default_rng(seed).laplace(size=clean.shape) * self._scale
+        arrived = torch.from_numpy(values.astype(np.float32)).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            raw = self.backbone(arrived, self._gain)
+        vectors: NDArray[np.float32] = torch.nn.functional.normalize(raw.float()).cpu().numpy()
+        return vectors
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "model": self.config.name,
+            "noise": "floats" if self.noisy else "none",
+            "transform": self.config.transform,
+            "epsilon_mean_per_coefficient": self.config.epsilon_mean,
+            "precision": self.precision,
+        }
+
+
 def parts_of(crops: Sequence[FaceCrop]) -> list[Sequence[FaceCrop]]:
     """Pieces of a batch for threads to work on; the same whatever their number, so that noise is too."""
     return [crops[start : start + PART] for start in range(0, len(crops), PART)]
@@ -167,13 +234,18 @@ def parts_of(crops: Sequence[FaceCrop]) -> list[Sequence[FaceCrop]]:
 
 def open_embedder(
     model: str, *, profile: str | None, unprotected: bool, seed: int | None, device: str = "cpu"
-) -> ProtectedEmbedder | AnyProfileEmbedder | UnprotectedEmbedder:
-    """A model's protected path, under its default profile, the one named or ANY, or its unprotected twin.
+) -> ProtectedEmbedder | AnyProfileEmbedder | UnprotectedEmbedder | RunEmbedder:
+    """A model's protected path, under its default profile, the one named or ANY, or its unprotected twin; or a training
+    run that has no profile.
 
     seed: repeatable noise, for figures that can be reproduced; None draws it from the operating system. The
     twin of model folder X is X-unprotected beside it. Raises ModelError.
     """
     folder = model_folder(model)
+    if (folder / RUN).exists():
+        if unprotected or profile is not None:
+            raise ModelError(f"{folder} is a training run: it has no twin and no profile to choose")
+        return RunEmbedder(folder, randomness(seed), device=device)
     if unprotected:
         return UnprotectedEmbedder(folder.with_name(folder.name + UNPROTECTED_SUFFIX), device=device)
     recognizer = Recognizer(open_model(folder), device=device)
