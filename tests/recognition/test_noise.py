@@ -49,18 +49,19 @@ def test_code_frequencies_match_the_exact_distribution(bits: int, value: float) 
     assert counts[~keep].sum() <= 60
 
 
-def test_the_implied_noise_is_laplace_by_kolmogorov_and_smirnov() -> None:
+@pytest.mark.parametrize("value", [0.0, 3.0, -40.0, 99.0])
+def test_the_implied_noise_is_laplace_by_kolmogorov_and_smirnov(value: float) -> None:
     """Dense codes of one value, spread uniformly within each code, must look like the Laplace law they cut up."""
     profile = make_profile(bits=4, epsilon=4.0)
     step, scale = float(profile.step[0]) / 4, float(profile.scale[0, 0, 0])
-    values = np.zeros(40_000)
+    values = np.full(40_000, value)
     thresholds = code_thresholds(values, 0.0, step, np.full(values.shape, scale), 4)
     uniform = np.frombuffer(np.random.default_rng(3).bytes(4 * values.size), "<u4")
     codes = (uniform < thresholds).sum(axis=0)
     inner = (codes > 0) & (codes < 15)
     rng = np.random.default_rng(4)
     within = (codes[inner] + rng.random(inner.sum()) - 8) * step
-    law = stats.laplace(scale=scale)
+    law = stats.laplace(loc=value, scale=scale)
     low, high = law.cdf(-7 * step), law.cdf(7 * step)
     assert stats.kstest(law.cdf(within), lambda p: (p - low) / (high - low)).statistic < 0.02
 
