@@ -455,10 +455,10 @@ def _linkage(
         notebook=options.notebook,
         report=shown.report,
     )
-    most = next(row for row in reversed(rows) if row["protection"] == rows[-1]["protection"])
-    return {key: most[key] for key in ("linked", "linked_at_fmr_1e-3", "pairs", "gallery_people")} | {
-        "rows": rows
-    }
+    # rows[0] is the ceiling; of the first profile attacked, the attacker with most pairs.
+    most = [row for row in rows if row["protection"] == rows[min(1, len(rows) - 1)]["protection"]][-1]
+    keys = ("protection", "payload_bytes", "linked", "linked_at_fmr_1e-3", "pairs", "gallery_people")
+    return {key: most[key] for key in keys if key in most} | {"rows": rows}
 
 
 def _template(
@@ -491,10 +491,19 @@ def _template(
     headline = {
         f"{figure}_{name.replace(' ', '_')}": by_knowledge[name][figure]
         for name in ("key known", "key secret")
+        if name in by_knowledge
         for figure in ("accepted_by_system", "accepted", "ssim", "psnr")
         if figure in by_knowledge[name]
     }
-    return figures | headline | {"model": model.name, "profile": profile.name, "rows": rows}
+    # What an attack is asked for first: the attacker who knows most.
+    known = by_knowledge.get("key known", {})
+    headline |= {key: known[key] for key in ("ssim", "psnr", "accepted") if key in known}
+    sent = runs.describe(Coded(profile))["payload_bytes"]
+    return (
+        figures
+        | headline
+        | {"model": model.name, "profile": profile.name, "payload_bytes": sent, "rows": rows}
+    )
 
 
 def _judge(options: argparse.Namespace, images: data.Images, identities: Mapping[str, str]) -> Judge | None:

@@ -152,6 +152,12 @@ def test_every_attack_prints_its_figures_and_the_page_shows_them(
         if kind in ("linear", "learned", "averaging"):
             assert {"ssim", "psnr", "accepted", "payload_bytes"} <= set(result)
             assert result["rows"][0]["protection"] == "mean colour alone"
+        elif kind == "template":
+            assert {"ssim", "psnr", "accepted"} <= set(result), "of the attacker who has the key"
+            assert result["ssim"] == result["rows"][0]["ssim"]
+        else:
+            assert {"linked", "pairs", "gallery_people"} <= set(result)
+        assert result["payload_bytes"] > 0
     assert (tmp_path / "nets").exists()
 
     figures(capsys, "report", "--results", results, "--out", page)
