@@ -442,6 +442,7 @@ def _linkage(
 ) -> dict[str, Any]:
     if judge is None:
         raise data.DataError("linkage needs --judge: the recogniser that the attacker distils")
+    _captures_only(options)
     rows = runs.run_linkage(
         _profiles(options),
         judge,
@@ -469,6 +470,7 @@ def _template(
     judge: Judge | None,
     shown: Bar,
 ) -> dict[str, Any]:
+    _captures_only(options)
     model = load_model(model_folder(options.model))
     if not model.accepted:
         raise ModelError(f"model {model.name} accepts no privacy profile")
@@ -504,6 +506,13 @@ def _template(
         | headline
         | {"model": model.name, "profile": profile.name, "payload_bytes": sent, "rows": rows}
     )
+
+
+def _captures_only(options: argparse.Namespace) -> None:
+    if options.baselines or options.uniform or options.float:
+        raise data.DataError(
+            f"{options.attack} attacks what a terminal sends: --baselines, --uniform and --float are for the others"
+        )
 
 
 def _judge(options: argparse.Namespace, images: data.Images, identities: Mapping[str, str]) -> Judge | None:

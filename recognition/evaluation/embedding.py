@@ -173,7 +173,10 @@ class RunEmbedder:
 
     def __init__(self, folder: Path, source: Randomness, *, device: str = "cpu") -> None:
         state = torch.load(folder / RUN, weights_only=True, map_location="cpu")
-        self.config = TrainingConfig(**state["config"])
+        try:
+            self.config = TrainingConfig(**state["config"])
+        except TypeError as error:
+            raise ModelError(f"{folder} is a run of another version of training: {error}") from error
         prefix = "perturbation."
         learned = {
             key.removeprefix(prefix): value

@@ -176,6 +176,8 @@ def test_what_cannot_be_done_is_said_on_stderr_with_status_2(
         (["identification", "--images", place / "faces.tar"], "--labels is needed"),
         (["attack", "linkage", "--images", place / "faces.tar", "--labels", place / "labels.csv",
           "--model", place / "tiny", "--count", "2", "--judge", "none"], "needs --judge"),
+        (["attack", "template", "--images", place / "faces.tar", "--labels", place / "labels.csv",
+          "--model", place / "tiny", "--count", "2", "--judge", "none", "--uniform", "8"], "what a terminal sends"),
         (["verification", "--images", place / "faces.tar", "--pairs", place / "pairs.csv",
           "--model", "/nowhere/model"], "no usable model"),
     ):  # fmt: skip
