@@ -23,6 +23,8 @@ PORTRAIT_POINTS = np.array(
 )
 
 NOT_RUN = "not run yet"
+# What a profile that ships should give away at most to the linear and the learned attack on one capture.
+AIM_SSIM, AIM_ACCEPTED = 0.35, 0.05
 
 Row = Mapping[str, Any]
 
@@ -157,6 +159,23 @@ def _faces(result: Row) -> str:
     return f"{result['faces']} people, seed {result['seed']}.{judge}{took} Result file `{result['file']}`.{again}"
 
 
+def aims(result: Row) -> str:
+    """Whether every profile attacked through one capture keeps to the aims, in words; empty where none was."""
+    said = []
+    for row in result["rows"]:
+        if not row.get("coded") or row.get("captures") != 1 or row.get("accepted") is None:
+            continue
+        missed = [row["ssim"] > AIM_SSIM, row["accepted"] > AIM_ACCEPTED]
+        verdict = {0: "meets both", 1: f"misses the {'first' if missed[0] else 'second'}", 2: "misses both"}
+        said.append(f"`{row['protection']}` {verdict[sum(missed)]}")
+    if not said:
+        return ""
+    return (
+        f"The aim for what ships is an SSIM of at most {AIM_SSIM:.2f}, and at most {100 * AIM_ACCEPTED:.0f} % accepted,"
+        f" on one capture. {', '.join(said)}."
+    )
+
+
 SECTIONS: tuple[tuple[str, str, str], ...] = (
     (
         "linear",
@@ -221,6 +240,8 @@ def page(results: Sequence[Row], picture: str | None, note: str = "") -> str:
             parts.append(f"*{NOT_RUN}*")
         for result in found:
             parts += [_faces(result), _section(attack, result)]
+            verdict = aims(result) if attack in ("linear", "learned") else ""
+            parts += [verdict] if verdict else []
     return "\n\n".join(parts) + "\n"
 
 

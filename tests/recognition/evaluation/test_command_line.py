@@ -168,6 +168,21 @@ def test_every_attack_prints_its_figures_and_the_page_shows_them(
     assert "uniform, epsilon_mean 8 (critical), float" in text
 
 
+@pytest.mark.parametrize(
+    ("ssim", "accepted", "verdict"),
+    [(0.35, 0.05, "meets both"), (0.36, 0.05, "misses the first"), (0.2, 0.06, "misses the second"),
+     (0.5, 0.4, "misses both")],
+)  # fmt: skip
+def test_the_page_says_whether_what_ships_keeps_to_the_aims(
+    ssim: float, accepted: float, verdict: str
+) -> None:
+    one = {"protection": "balanced", "coded": True, "captures": 1, "ssim": ssim, "accepted": accepted}
+    others = [one | {"captures": 4, "ssim": 1.0}, one | {"coded": False, "ssim": 1.0}]
+    said = report.aims({"rows": [*others, one]})
+    assert said.endswith(f"`balanced` {verdict}.") and said.count("`balanced`") == 1
+    assert report.aims({"rows": others}) == ""
+
+
 def test_what_cannot_be_done_is_said_on_stderr_with_status_2(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
