@@ -56,6 +56,14 @@ class ManualTimer:
             self.action()
 
 
+@pytest.fixture(autouse=True)
+def busy_machine(monkeypatch):
+    """Locks, relays and cameras get the time that a busy machine needs to start a program or to send a frame."""
+    monkeypatch.setattr("terminal.door.DRIVER_TIMEOUT_S", 120.0)
+    monkeypatch.setattr("terminal.camera.FRAME_TIMEOUT_S", 60.0)
+    monkeypatch.setattr("terminal.__main__.CLOCK_WARNING_S", 60)
+
+
 @pytest.fixture(scope="session")
 def profile():
     return make_profile()

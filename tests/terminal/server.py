@@ -17,6 +17,7 @@ TERMINAL_SEED = bytes(range(50, 82))
 DOOR_ID = "0a6f7f0e-52a0-4c55-9f7e-2c1f5b0e9d11"
 TERMINAL_ID = "b3e2f5b0-4a6e-4a7d-8d3c-0b6d7c9f2e10"
 KEY_ID = "server-1"
+LIFETIME_S = 60  # of a reply and a decision; at work five seconds, in which a busy machine may stand still
 
 
 class Server:
@@ -91,7 +92,7 @@ class Server:
             "message": "Welcome.",
             "door_id": DOOR_ID,
             "nonce": request["nonce"],
-            "expires_at": (datetime.now(UTC) + timedelta(seconds=5)).isoformat(),
+            "expires_at": (datetime.now(UTC) + timedelta(seconds=LIFETIME_S)).isoformat(),
         }
         return {**honest, **changes}
 
@@ -102,7 +103,7 @@ class Server:
             "key_id": KEY_ID,
             "private_key": SERVER_SEED,
             "created": created,
-            "expires": created + 5,
+            "expires": created + LIFETIME_S,
         }
         return protocol.sign_reply(status=status, body=body, **{**values, **self.sign_with})
 
