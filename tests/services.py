@@ -37,13 +37,16 @@ class ServiceMissing(RuntimeError):
 #: Below the ports that systems give to outgoing connections and to whoever asks for any: nothing takes one of these
 #: between the moment it is chosen and the moment a server listens, or while a stopped server is away.
 PORTS = range(15_000, 30_000)
+_given: set[int] = set()  # a server that has not begun to listen keeps its port all the same
 
 
 def free_port() -> int:
     for port in random.SystemRandom().sample(PORTS, 100):
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("127.0.0.1", port))
-            return port
+            if port not in _given:
+                _given.add(port)
+                return port
     raise RuntimeError("no free port in a hundred tries")
 
 
@@ -129,7 +132,9 @@ class Postgres:
             shutil.chown(self.folder, POSTGRES_USER)
         self._run("initdb", "-D", str(data), "-U", "lintel", "--auth=trust", "-E", "UTF8", "--no-sync")
         options = f"-h 127.0.0.1 -p {port} -k '' -c fsync=off -c full_page_writes=off -c max_connections=100"
-        self._run("pg_ctl", "-D", str(data), "-w", "-l", str(self.folder / "log"), "-o", options, "start")
+        patience = ("-w", "-t", f"{START_TIMEOUT_S:.0f}")
+        log = str(self.folder / "log")
+        self._run("pg_ctl", "-D", str(data), *patience, "-l", log, "-o", options, "start")
         return f"postgresql://lintel@127.0.0.1:{port}/postgres"
 
     def _start_from_wheel(self) -> str:

@@ -22,7 +22,7 @@ ran: list[tuple[str, int]] = []
 def wait_for_embedded_tasks() -> None:
     """The first task imports torch: minutes on a busy machine."""
     celery.wait_for_embedded_tasks(timeout_s=300)
-    assert not celery._unfinished
+    assert all(future.done() for future in list(celery._unfinished))  # each strikes itself off a moment later
 
 
 @pytest.mark.database

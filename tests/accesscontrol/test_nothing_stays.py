@@ -181,7 +181,11 @@ def database() -> bytes:
 
 
 def files_below(folder: Path) -> bytes:
-    return b"\n".join(file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file())
+    found = []
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        with suppress(FileNotFoundError):  # a file of writes that was recycled meanwhile
+            found.append(file.read_bytes())
+    return b"\n".join(found)
 
 
 def seen(needles: Mapping[str, bytes], haystack: bytes) -> list[str]:

@@ -27,7 +27,7 @@ from enrollment.models import Card, NumberKey, Person, Pin
 from enrollment.pins import TRIES
 from tests.accesscontrol import support
 from tests.accesscontrol.support import ALICE, BOB, MALLORY, Device, Place, believed, new_nonce
-from tests.accesscontrol.test_nothing_stays import database, redis_dump
+from tests.accesscontrol.test_nothing_stays import database, files_below, redis_dump
 from tests.services import Redis
 
 Payload = Callable[[int], bytes]
@@ -475,9 +475,7 @@ def test_no_pin_and_no_card_number_is_ever_written_down(
         "redis": redis_dump(redis_server, redis_url),
         "log": caplog.text.encode(),
         "output": "".join(capfd.readouterr()).encode(),
-        "data": b"".join(
-            file.read_bytes() for file in Path(django_settings.LINTEL_DATA_DIR).rglob("*") if file.is_file()
-        ),
+        "data": files_below(Path(django_settings.LINTEL_DATA_DIR)),
     }
     needles = {number: number.encode() for number in (PIN, WRONG, CARD, OTHER_CARD)}
     left = {

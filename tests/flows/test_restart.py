@@ -50,7 +50,8 @@ def test_an_attempt_that_a_killed_server_left_behind_ends_denied_after_the_next_
     attempt = done.stdout.strip()
 
     def rows(query: str) -> list[Any]:
-        with sqlite3.connect(f"file:{tmp_path / 'data' / 'lintel.sqlite3'}?mode=ro", uri=True) as database:
+        address = f"file:{tmp_path / 'data' / 'lintel.sqlite3'}?mode=ro"
+        with sqlite3.connect(address, uri=True, timeout=120) as database:  # the server may be at its start
             found = database.execute(query).fetchall()
         database.close()
         return found

@@ -201,6 +201,7 @@ def production(
 def _new_database(url: str) -> str:
     name = f"servers_{os.getpid()}"
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name}")
+        # By force: a process that was killed may still be in it for a moment.
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         connection.execute(f"CREATE DATABASE {name}")
     return url.rsplit("/", 1)[0] + f"/{name}"
