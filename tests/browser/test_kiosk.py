@@ -30,6 +30,7 @@ from terminal.protocol import (
     verify_request,
 )
 from tests.browser.conftest import Server
+from tests.browser.patience import hold_time, let_time_pass
 
 NOW = 1_795_000_000
 NONCE = "bm9uY2Utbm9uY2Utbm9u"
@@ -466,10 +467,11 @@ def test_a_stranger_is_refused_kindly_and_told_what_to_do(
     server, gallery_with_somebody_else, open_page, complaints
 ):
     page = open_page(film="face", width=1280, height=800)
+    hold_time(page)
     pair(page, make_terminal(server, "Kiosk for strangers"))
     expect(page.locator("#sentence")).to_have_text("You were not recognised.")
     expect(page.locator("#next")).to_have_text("Face the camera and try again, or ask at the desk.")
-    assert page.evaluate("document.body.dataset.tone") == "no"
+    expect(page.locator("body")).to_have_attribute("data-tone", "no")
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
     assert complaints == []
 
@@ -478,6 +480,7 @@ def test_the_door_opens_for_the_person_who_is_enrolled(
     server, gallery_with_somebody_else, open_page, complaints, ada
 ):
     page = open_page(film="face", width=360, height=740, scheme="dark")
+    hold_time(page)  # one answer, and no second attempt after it
     sent: list[bytes] = []
     page.on("request", lambda request: sent.append(request.post_data_buffer or b""))
     made = make_terminal(server, "Kiosk that opens")
@@ -487,7 +490,7 @@ def test_the_door_opens_for_the_person_who_is_enrolled(
     )
     kiosk = pair(page, made)
     expect(page.locator("#sentence")).to_have_text("Welcome.")  # no name: this server's policy sends none
-    assert page.evaluate("document.body.dataset.tone") == "yes"
+    expect(page.locator("body")).to_have_attribute("data-tone", "yes")
     told = server.run(
         "from accesscontrol.models import AccessAttempt\n"
         f"a = AccessAttempt.objects.filter(terminal='{kiosk.terminal_id}', granted=True).get()\n"
@@ -645,13 +648,59 @@ def test_a_revoked_kiosk_opens_nothing_says_so_and_can_be_paired_again(server, o
     assert key_of(server, kiosk.terminal_id) not in (first, "None")
 
 
+def test_what_the_kiosk_was_about_to_say_covers_no_form_of_whoever_pairs_it_again(server, open_page):
+    """Neither an answer whose time is over only now, nor a reply that comes after the touch."""
+    page = open_page(width=360, height=740)
+    hold_time(page)
+    made = make_terminal(server, "Kiosk paired again")
+    server.run(
+        "from accesscontrol.models import Door\n"
+        f"Door.objects.filter(pk='{made['door']}').update(asks_for='card_and_pin')\n"  # no camera comes into it
+    )
+    me, code = re.compile("/api/v1/terminals/me"), page.get_by_label("Pairing code")
+    again, begin = (page.get_by_role("button", name=name) for name in ("Pair again", "They match: start"))
+    honest, waiting = Route.continue_, list[Route]()
+    answer: list[Callable[[Route], Any]] = [honest]
+    page.route(me, lambda route: answer[-1](route))
+
+    def refuse(route: Route) -> None:
+        route.fulfill(status=401, json={"code": "terminal_revoked", "detail": "revoked"})
+
+    pair(page, made)
+    expect(page.locator("#prompt")).to_be_visible()
+    answer.append(refuse)
+    expect(page.locator("#answer")).to_be_visible()
+    again.click()
+    code.fill(make_terminal(server, "Kiosk paired again")["code"])
+    code.press("Enter")
+    expect(begin).to_be_visible()
+    let_time_pass(page)
+    expect(page.locator("body")).to_have_attribute("data-view", "paired")
+    answer.append(honest)
+    begin.click()
+
+    expect(page.locator("#prompt")).to_be_visible()
+    answer.append(refuse)
+    expect(page.locator("#answer")).to_be_visible()
+    answer.append(waiting.append)
+    with page.expect_request(me):
+        let_time_pass(page)  # the kiosk asks once more
+    again.click()
+    expect(code).to_be_focused()
+    answer.append(honest)
+    with page.expect_response(me):
+        waiting[0].continue_()
+    code.fill(make_terminal(server, "Kiosk paired again")["code"])
+    code.press("Enter")
+    begin.click()
+    expect(page.locator("#prompt")).to_be_visible()
+
+
 def test_without_a_network_the_kiosk_says_so_survives_a_reload_and_recovers_by_itself(server, open_page):
     page = open_page(film="empty", width=1280, height=800)
     pair(page, make_terminal(server, "Kiosk without a network"))
     expect(page.locator("#prompt")).to_be_visible()
-    wait_until_kept(
-        page, "/kiosk/", *(f"/static/kiosk/{name}" for name in OWN_FILES), "/static/enrollment/capture.js"
-    )
+    wait_until_kept(page, "/kiosk/", *loaded(page))
     server.stop()
     try:
         expect(page.locator("#notice")).to_have_text(re.compile("No connection: the door stays shut"))
@@ -665,17 +714,15 @@ def test_without_a_network_the_kiosk_says_so_survives_a_reload_and_recovers_by_i
     assert [url for url in kept_urls(page) if not SHELL.search(url)] == []
 
 
-OWN_FILES = (
-    "kiosk.js",
-    "kiosk.css",
-    "client.js",
-    "sign.js",
-    "decision.js",
-    "store.js",
-    "texts.js",
-    "pad.js",
-    "eyes.js",
-)
+def loaded(page: Page) -> list[str]:
+    """The scripts and styles that the page has loaded: without one of them it would not open."""
+    found: list[str] = page.evaluate(
+        """() => performance.getEntriesByType("resource").map((entry) => new URL(entry.name).pathname)
+          .filter((path) => /^\\/static\\/.*\\.(js|css)$/.test(path))"""
+    )
+    assert {f"/static/kiosk/{name}" for name in ("kiosk.js", "kiosk.css", "connection.js")} <= set(found)
+    assert "/static/enrollment/camera.js" in found  # what is imported by what is imported
+    return found
 
 
 def wait_until_kept(page: Page, *paths: str) -> None:

@@ -15,6 +15,7 @@ from recognition.checkpoint import model_folder
 from recognition.detect import Detector
 from recognition.payload import check_noise, unpack
 from tests.browser.conftest import Server
+from tests.browser.patience import hold_time
 from tests.browser.test_enrollment import BodyWatch, pictures_in
 from tests.browser.test_kiosk import SHELL, kept_urls, make_terminal, pair, server  # noqa: F401
 from tests.browser.watches import frames_of, watch_frames
@@ -105,6 +106,7 @@ def test_attempts_send_noise_alone_and_the_kiosk_keeps_its_key_and_nothing_of_a_
     detector: Detector,
 ) -> None:
     page = open_page(film="face", width=1280, height=800)
+    hold_time(page)
     watch = BodyWatch(page)
     watch_frames(page)
     pair(page, make_terminal(server, "Kiosk that keeps nothing"))
@@ -151,6 +153,7 @@ def test_a_person_is_enrolled_at_a_door_while_the_desk_watches(
 ) -> None:
     person = server.add_person("Tara Example")
     kiosk = open_page(film="face", width=360, height=740)
+    hold_time(kiosk)  # its last sentence stays: nobody is asked at the door after that
     watch = BodyWatch(kiosk)
     kiosk.add_init_script(f"{{ {STEPS} }}")
     made = make_terminal(server, "Kiosk that enrolls")

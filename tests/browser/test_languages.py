@@ -15,15 +15,11 @@ from playwright.sync_api import Page, Route, expect
 
 from enrollment import languages
 from tests.browser.conftest import Server
+from tests.browser.patience import hold_time
 from tests.browser.test_kiosk import signed_by, signing_key, yes
 from tests.languages import another, spelled, written
 
 NARROW, WIDE = {"width": 360, "height": 740}, {"width": 1440, "height": 900}
-#: What the kiosk shows for some seconds, or until nobody types any more, stays: this machine may be slow.
-PATIENT = (
-    "const real = window.setTimeout;"
-    "window.setTimeout = (then, after, ...more) => real(then, after >= 5000 ? 1e9 : after, ...more);"
-)
 CARD, PIN = "0048151623", "730519"
 
 
@@ -136,7 +132,7 @@ def test_a_guest_reads_agrees_and_is_guided_in_french(server, made, open_page, c
 def test_the_kiosk_its_card_entry_and_its_pin_pad_speak_french(server, made, open_page, complaints):
     door, key = made["french"], signing_key(server)
     page = open_page(**NARROW, locale="fr-FR")  # without any camera: this door needs none
-    page.add_init_script(PATIENT)
+    hold_time(page)
 
     def refuse(route: Route) -> None:
         nonce = re.findall(r'nonce="([^"]+)"', route.request.headers["signature-input"])[0]
@@ -197,7 +193,7 @@ def test_a_language_from_right_to_left_turns_the_pages_and_leaves_numbers_alone(
     assert brand is not None and choice is not None and brand["x"] > choice["x"]
 
     page = open_page(**NARROW, locale="he-IL", scheme="dark")
-    page.add_init_script(PATIENT)
+    hold_time(page)
     page.goto("/kiosk/")
     expect(page.locator("html")).to_have_attribute("dir", "rtl")
     page.locator("#code").fill(made["hebrew"]["code"])

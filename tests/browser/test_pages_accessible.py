@@ -26,6 +26,7 @@ from tests.browser.pages_fixtures import (  # noqa: F401
     fresh_counts,
     signed_in_page,
 )
+from tests.browser.patience import hold_time
 from tests.browser.test_kiosk import answer_attempts, make_terminal, pair, signed_by, signing_key, yes
 from tests.pages.support import make_attempt
 from tests.pages.test_roles import NO_GET, OWN_PAGES, POST_ONLY, address
@@ -272,11 +273,7 @@ def test_the_kiosk_has_no_grave_issue_from_pairing_to_a_door_that_opens(
     reply = {"granted": True, "reason": "granted", "name": "Ada"}
     page = open_page(film="face", width=1280, height=800)
     page.add_init_script(axe_script())
-    # An answer stays until it has been looked at, however long that takes here.
-    page.add_init_script(
-        "const real = window.setTimeout;"
-        "window.setTimeout = (then, after, ...more) => real(then, after >= 5000 ? 1e9 : after, ...more);"
-    )
+    hold_time(page)  # an answer stays until it has been looked at
 
     def answer(route: Route, nonce: str) -> None:
         if not reply:

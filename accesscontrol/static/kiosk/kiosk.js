@@ -127,11 +127,18 @@ async function answer({ tone, sentence, next, milliseconds, again = false }) {
   const wait = element("wait");
   wait.style.setProperty("--hold", `${milliseconds}ms`);
   wait.replaceChildren(document.createElement("span")); // starts the animation anew
+  await untilCutShort(milliseconds);
+}
+
+/** So long, or until somebody touches what ends it. A wait that is over leaves the end of a later one alone. */
+async function untilCutShort(milliseconds) {
+  let end;
   await new Promise((resolve) => {
-    cutShort = resolve;
-    setTimeout(resolve, milliseconds);
+    end = resolve;
+    cutShort = end;
+    setTimeout(end, milliseconds);
   });
-  cutShort = () => {};
+  if (cutShort === end) cutShort = () => {};
 }
 
 function showIdle() {
@@ -182,7 +189,11 @@ function whyEnrollmentEnded(task) {
   return words.has(name) ? words.say(name) : task.message; // a reason newer than this page
 }
 
-/** One door terminal: see `step`. Its counterpart for a machine is terminal/loop.py. */
+/** An answer came to a work that was stopped meanwhile: what is on the screen is somebody else's. */
+class Over extends Error {}
+
+/** One door terminal: see `step`. Its counterpart for a machine is terminal/loop.py. It may be stopped in the middle of
+ *  any step, by whoever pairs the tablet again, and shows nothing afterwards. */
 class Work {
   constructor() {
     this.nextRefreshAt = 0;
@@ -211,7 +222,7 @@ class Work {
     try {
       return await this.look();
     } catch (error) {
-      await this.noteFailure(error);
+      if (!this.stopped) await this.noteFailure(error);
       return IDLE_LOOK_MS;
     }
   }
@@ -224,6 +235,7 @@ class Work {
       return IDLE_LOOK_MS;
     }
     await this.keepUp(now);
+    if (this.stopped) return IDLE_LOOK_MS;
     if (this.card !== null) return this.askByCard();
     if (!looksAtFaces() && this.task === null) {
       if (eyes.open) await eyes.close();
@@ -280,7 +292,7 @@ class Work {
       if (pad.open) show("pad"); // something else may have been shown since
       const card = await this.card;
       if (card === null) {
-        showIdle();
+        if (!this.stopped) showIdle();
         return 0;
       }
       const pin = await type({ kind: "pin" });
@@ -306,6 +318,7 @@ class Work {
   }
 
   async tellNothingCame() {
+    if (this.stopped) return 0;
     const [sentence, next] = [words.say("pad_over"), words.say("pad_over_next")];
     await answer({ tone: "warn", sentence, next, milliseconds: REFUSED_MS, again: true });
     return 0;
@@ -412,7 +425,9 @@ class Work {
     );
   }
 
+  /** Throws Over, so that whatever asked goes no further, where this work was stopped before the answer came. */
   answered() {
+    if (this.stopped) throw new Over();
     if (!connection.online) element("speaker").textContent = words.say("online");
     connection.succeeded();
     notice("");
@@ -443,19 +458,17 @@ class Work {
       const next = code === "unreachable" ? words.say("offline_next") : why;
       await answer({ tone: "warn", sentence: words.say("stays_shut"), next, milliseconds: REFUSED_MS });
     }
-    if (shown.view !== "pair") showIdle();
+    if (this.stopped) return undefined;
+    showIdle();
     element("speaker").textContent = why;
     return undefined;
   }
 
   async waitForCamera(error) {
+    if (this.card !== null) return; // somebody types a card, which needs no camera
     console.warn(error); // its cause, for whoever mends it
     show("camera", { texts: { "camera-why": words.say(`camera_${error.code}`) }, say: words.say("camera_title") });
-    await new Promise((resolve) => {
-      cutShort = resolve;
-      setTimeout(resolve, 30_000); // a camera that was plugged in again needs nobody's hand
-    });
-    cutShort = () => {};
+    await untilCutShort(30_000); // a camera that was plugged in again needs nobody's hand
   }
 }
 
@@ -540,6 +553,7 @@ function listen() {
   element("pair-cancel").addEventListener("click", begin);
   element("pair-again").addEventListener("click", () => {
     work?.stop();
+    pad.close(null); // or it would go on to hear what is typed into the form
     notice("");
     askForCode();
   });
