@@ -116,7 +116,7 @@ class Server:
         if self._process is not None:
             self._process.terminate()
             try:
-                self._process.wait(30)
+                self._process.wait(120)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
@@ -143,6 +143,7 @@ class Server:
         page.get_by_label("Password").fill(PASSWORD)
         page.get_by_label("Password").press("Enter")
         expect(page).to_have_title("Now · Lintel")
+        page.wait_for_load_state()  # scripts included: a title comes before them
         return page
 
     def add_person(self, name: str, *, language: str | None = "en") -> str:

@@ -20,7 +20,7 @@ from tests.pages.test_roles import NO_GET, OWN_PAGES, POST_ONLY, address
 from tests.services import CHROMIUM
 
 FLAGS = ["--no-sandbox", "--headless=new", "--disable-gpu", "--disable-background-networking"]
-PATIENCE_MS = 60_000  # two busy cores
+PATIENCE_MS = 240_000  # two cores that are busy with something else
 #: Parts of pages, documents for scripts, and files.
 NO_PAGES = {"enrollment_progress", "enrollment_profile", "enrollment_captures", "people_import_example"}
 
@@ -79,6 +79,7 @@ def sign_in(page: Page, name: str = "alma") -> Page:
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_label("Password").press("Enter")
     expect(page).to_have_title("Now · Lintel", timeout=PATIENCE_MS)
+    page.wait_for_load_state()  # scripts included: a title comes before them
     return page
 
 
