@@ -23,6 +23,7 @@ from recognition.detect import Detector
 from recognition.payload import CONTENT_TYPE, check_noise, unpack
 from tests.browser import films
 from tests.browser.conftest import Server
+from tests.browser.patience import hold_time
 from tests.browser.watches import frames_of, watch_frames
 
 MAGIC = {
@@ -276,6 +277,26 @@ def test_the_captures_can_be_retaken_and_the_enrollment_cancelled(
     page.get_by_role("button", name="Cancel this enrollment").click()
     expect(page.locator("#enrollment")).to_contain_text("Cancelled")
     assert complaints == []
+
+
+def test_a_finger_on_cancel_cancels_although_a_capture_is_accepted_under_it(
+    server: Server, open_page: Callable[..., Page]
+) -> None:
+    person = server.add_person("Fina Finger")
+    page = server.sign_in(open_page(film="face"), "enroller")
+    hold_time(page, at_least_ms=3000)  # the finger may rest for as long as this takes
+    page.goto(f"/people/{person}/enroll/")
+    page.get_by_label("Captures").fill("10")
+    page.get_by_role("button", name="Start", exact=True).click()
+    start_camera(page)
+    expect(page.get_by_role("button", name="Retake from the first")).to_be_visible()
+    page.get_by_role("button", name="Cancel this enrollment").hover()
+    with page.expect_response("**/progress/") as renewed:
+        page.mouse.down()
+    renewed.value.finished()
+    page.evaluate("0")  # the page has had its turn
+    page.mouse.up()
+    expect(page.locator("#enrollment")).to_contain_text("Cancelled")
 
 
 def test_a_person_far_away_is_asked_to_come_closer_in_their_language_and_nothing_is_sent(

@@ -10,6 +10,7 @@ const LIMITS = { eyeDistance: 36, tallest: 0.8, centre: 0.22 };
 const ASK_AGAIN_MS = 250; // for what became of a capture
 const SETTLED_WITHIN_MS = 40_000; // longer than a capture lives on the server
 const TRY_AGAIN_MS = 1500; // after a lost connection
+const LONGEST_PRESS_MS = 3000; // a finger that never says that it has gone
 const OPEN = "open";
 
 class Over extends Error {} // the server takes no more captures for this enrollment
@@ -32,6 +33,8 @@ class Desk {
     });
     this.capture = null;
     this.ending = null;
+    this.released = Promise.resolve();
+    document.addEventListener("pointerdown", ({ target }) => this.hold(target));
     station.hidden = false;
     this.button.addEventListener("click", () => this.start());
     station.querySelector("[data-cameras] select").addEventListener("change", (event) => this.start(event.target.value));
@@ -210,11 +213,23 @@ class Desk {
       .replaceChildren(...cameras.map(({ id, label }) => new Option(label, id, false, id === used)));
   }
 
+  /** What a finger is on stays until the finger has gone: renewed under it, a button would be pressed in vain. */
+  hold(target) {
+    if (!target.closest("#enrollment")) return;
+    this.released = new Promise((resolve) => {
+      for (const ending of ["pointerup", "pointercancel"]) {
+        window.addEventListener(ending, () => setTimeout(resolve), { once: true }); // after the click that belongs to it
+      }
+      setTimeout(resolve, LONGEST_PRESS_MS);
+    });
+  }
+
   /** The server's own words about this enrollment, with what can be done now. */
   async refresh() {
     const answer = await fetch(this.station.dataset.progress, { credentials: "same-origin" }).catch(() => null);
     if (!answer?.ok || answer.redirected) return;
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("#enrollment");
+    await this.released;
     const old = document.querySelector("#enrollment");
     const focused = old.contains(document.activeElement) ? document.activeElement.form?.getAttribute("action") : null;
     old.replaceWith(fresh);
