@@ -210,8 +210,9 @@ def test_payloads_that_cannot_be_discarded_do_not_hold_up_erasure(worker, settin
 
 
 @pytest.fixture
-def a_house_with_a_past(enroll):
+def a_house_with_a_past(enroll, monkeypatch):
     """Leaver's time was over 40 days ago, Late's yesterday; Stale began an enrollment and never finished."""
+    monkeypatch.setattr("django.utils.timezone.now", lambda: NOW)  # the workers' clock, whatever day it is
     leaver = somebody("Leaver", valid_from=NOW - 90 * DAY, valid_until=NOW + DAY)
     late = somebody("Late", valid_until=NOW + 40 * DAY)
     stale = somebody("Stale")

@@ -104,7 +104,7 @@ def test_a_file_of_people_is_imported(tmp_path, capsys):
         tmp_path,
         "\ufefffull_name,external_id,email,kind,valid_from,valid_until\n"
         "Alice Example,E-7,alice@example.org,employee,2026-01-01,\n"
-        '"Example, Bob",,,visitor,2026-11-24T08:00:00+01:00,2026-11-25\n',
+        '"Example, Bob",,,visitor,2026-11-24T08:00:00+01:00,2099-11-25\n',
     )
     call_command("import_people", file)
     assert "2 people registered" in capsys.readouterr().out
