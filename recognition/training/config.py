@@ -29,6 +29,7 @@ class TrainingConfig:
     epsilon_mean: float | None = 16.0
     other_epsilons: tuple[float, ...] = ()  # further epsilon_mean the model is to accept; exact codes only
     budgets: Budgets = "learned"
+    position_budgets: bool = False  # learned budgets differ by place too, not by channel alone
     attacker_weight: float = 0.0
     sparsest_snr: float = 0.02  # channels whose clean-to-noise power falls below this are not sent
     clip_quantile: float = (
@@ -86,6 +87,7 @@ _PAPER = TrainingConfig(
     transform="paper",
     dimension=512,
     epsilon_mean=0.5,
+    position_budgets=True,
     easy_share=0.0,
     exact_share=0.0,
     head="arcface",
@@ -207,8 +209,8 @@ def _named() -> dict[str, TrainingConfig]:
         other_epsilons=(16.0,),
         learning_rate=2e-3,
         warmup_steps=50,
-        flat_share=0.0,
-        passes=21_248,
+        flat_share=0.3,
+        passes=40_000,
     )
     configs.append(slim)
     configs.append(

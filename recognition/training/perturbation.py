@@ -112,20 +112,38 @@ class Perturbation(nn.Module):
         # Start where every channel has the same clean-to-noise power: as much information from each.
         start = torch.log((self.high - self.low).clamp(min=1e-6) / self.deviation.clamp(min=1e-6))
         self.free = nn.Parameter(start if config.budgets == "learned" else torch.zeros_like(start))
-        self.free.requires_grad_(config.budgets == "learned" and config.epsilon_mean is not None)
+        learns = config.budgets == "learned" and config.epsilon_mean is not None
+        self.free.requires_grad_(learns)
+        # Logits of channels plus logits of places: 189 and 12,544 numbers for 2,370,816 elements, small enough
+        # for a profile that a terminal fetches.
+        self.place = (
+            nn.Parameter(torch.zeros(1, *RESEARCH_SHAPES[config.transform][1:]))
+            if learns and config.position_budgets
+            else None
+        )
         self.profile: PrivacyProfile | None = None
 
+    def budget_parameters(self) -> list[nn.Parameter]:
+        return [self.free] if self.place is None else [self.free, self.place]
+
+    def position_weight(self) -> Tensor:
+        """(1, 1, 1) one, or (1, H, W) of mean 1 where places have budgets of their own."""
+        if self.place is None:
+            return self.free.new_ones(1, 1, 1)
+        return F.softmax(self.place.flatten(), 0).view_as(self.place) * self.place.numel()
+
     def epsilon(self) -> Tensor:
-        """(C, 1, 1) epsilon per coefficient: softmax(free) * epsilon_mean * C (Ji et al., equation 8),
-        live channels only."""
+        """(C, 1, 1) or (C, H, W) epsilon per coefficient: the softmax over all elements, times epsilon_mean, times
+        their number (Ji et al., equation 8), live channels only. An element's logit is its channel's plus its place's,
+        so the softmax is a product."""
         if self.config.epsilon_mean is None:
             raise ValueError("a run without noise has no budget")
         logits = self.free.masked_fill(~self.live, float("-inf"))
         share: Tensor = F.softmax(logits.flatten(), 0).view_as(logits)
-        return share * (self.config.epsilon_mean * logits.numel())
+        return share * (self.config.epsilon_mean * logits.numel()) * self.position_weight()
 
     def scale(self) -> Tensor:
-        """(C, 1, 1) Laplace scale, coefficient units; very large for channels without budget."""
+        """As `epsilon`: Laplace scale, coefficient units; very large for channels without budget."""
         return (self.high - self.low) / self.epsilon().clamp(min=1e-6)
 
     def forward(self, coefficients: Tensor, ease: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -136,7 +154,7 @@ class Perturbation(nn.Module):
         return clipped if scale is None else clipped + scale * unit_laplace(clipped), gain
 
     def gain_and_scale(self, ease: float = 1.0) -> tuple[Tensor, Tensor | None]:
-        """(C, 1, 1) weight of each channel and Laplace scale of its noise, None without noise; while budgets learn."""
+        """Weight of each element and Laplace scale of its noise, None without noise; while budgets learn."""
         if self.config.epsilon_mean is None:
             return 1 / self.deviation.clamp(min=1e-2) * self.live, None
         scale = self.scale() / ease
@@ -165,11 +183,12 @@ class Perturbation(nn.Module):
         self.frozen_gain = column(profile.gain)
         self.low = column(profile.low[:, None, None])
         self.high = column(profile.high[:, None, None])
-        self.free.requires_grad_(False)
+        for budget in self.budget_parameters():
+            budget.requires_grad_(False)
         self.profile = profile
 
     def signal_to_noise(self) -> Tensor:
-        """(C, 1, 1) clean power over the noise power that a knowing attacker cannot average away.
+        """As `epsilon`: clean power over the noise power that a knowing attacker cannot average away.
 
         Exact for `critical`, whose operator is orthonormal. `paper` repeats nine numbers in 63 channels at
         8 x 8 places a
@@ -199,7 +218,7 @@ class Perturbation(nn.Module):
 
     def _visible(self, figure: Tensor) -> Tensor:
         weight = self.deviation * self.live
-        return (weight * figure).sum() / weight.sum()
+        return (weight * figure.mean((1, 2), keepdim=True)).sum() / weight.sum()
 
 
 def unit_laplace(like: Tensor) -> Tensor:
@@ -215,8 +234,9 @@ def fit_profile(
     costs no privacy). epsilon_mean: another total than the config's, shared out in the same way."""
     config = perturbation.config
     with torch.no_grad():
-        epsilon = perturbation.epsilon().flatten().double().cpu().numpy()
-        scale = perturbation.scale().flatten().double().cpu().numpy()
+        weight = perturbation.position_weight()
+        epsilon = (perturbation.epsilon() / weight)[:, 0, 0].double().cpu().numpy()
+        scale = (perturbation.scale() * weight)[:, 0, 0].double().cpu().numpy()
     if epsilon_mean is not None and config.epsilon_mean is not None:
         epsilon, scale = (
             epsilon * (epsilon_mean / config.epsilon_mean),
@@ -238,7 +258,7 @@ def fit_profile(
         low=_short(perturbation.low),
         high=_short(perturbation.high),
         channel_epsilon=np.where(bits > 0, np.round(epsilon, 4), 0.0),
-        position_weight=np.ones((height, width)),
+        position_weight=_short_weight(weight.expand(1, height, width)[0]),
         bits=bits.astype(np.int64),
         step=np.round(step, 4),
         deviation=np.round(deviation, 4),
@@ -257,3 +277,11 @@ def _within_limit(bits: NDArray[np.int64], snr: NDArray[np.float64], *, position
 def _short(column: Tensor) -> NDArray[np.float64]:
     """Four decimals: the file stays readable, and clipping uses the very numbers it states."""
     return np.asarray(np.round(column.flatten().double().cpu().numpy(), 4))
+
+
+def _short_weight(weight: Tensor) -> NDArray[np.float64]:
+    """(H, W) in three decimals that average exactly 1; the largest takes what rounding left."""
+    short: NDArray[np.float64] = np.maximum(np.round(weight.double().cpu().numpy(), 3), 0.001)
+    largest = np.unravel_index(short.argmax(), short.shape)
+    short[largest] = np.round(short[largest] + short.size - short.sum(), 3)
+    return short

@@ -50,7 +50,8 @@ class Student(nn.Module):
         )
         if statistics is not None:
             _prepare_receiver(self.backbone.receiver, statistics)
-        self.collapsed = CollapsedStem() if CollapsedStem.fits(self.backbone) else None
+        by_channel = self.perturbation is None or self.perturbation.place is None
+        self.collapsed = CollapsedStem() if by_channel and CollapsedStem.fits(self.backbone) else None
         #: Another run's restorer, which this one's learns to answer like; in a tuple, so that it neither
         #: learns nor is saved.
         self.example: tuple[Restorer, ...] = ()
@@ -176,7 +177,7 @@ class Run:
         self.also = also  # other profiles, each with as many batches as the first
         if profile is not None:
             self._freeze(profile)
-        self.optimizer = self._optimizer()
+        self.optimizers = self._optimizers()
         self.average = {key: value.clone() for key, value in self.student.backbone.state_dict().items()}
         self.passes, self.steps, self.seconds = 0, 0, 0.0
         if (folder / "state.pt").exists():
@@ -225,10 +226,12 @@ class Run:
     def _pixels(self, rows: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(self.training.pixels[rows]).permute(0, 3, 1, 2).float()
 
-    def _optimizer(self) -> torch.optim.Optimizer:
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """The network's and, beside SGD, Adam for the budgets; all follow the same schedule."""
         config = self.config
-        budget = [] if self.student.perturbation is None else [self.student.perturbation.free]
-        rest = [p for p in self.student.parameters() if all(p is not b for b in budget)]
+        perturbation = self.student.perturbation
+        budgets = [] if perturbation is None else perturbation.budget_parameters()
+        rest = [p for p in self.student.parameters() if all(p is not b for b in budgets)]
         groups: list[dict[str, Any]] = [
             {
                 "params": [p for p in rest if p.ndim in (2, 4)],
@@ -241,13 +244,12 @@ class Run:
                 "base": config.learning_rate,
             },
         ]
+        of_budgets = {"params": budgets, "weight_decay": 0.0, "base": config.budget_learning_rate}
         if config.optimizer == "adamw":
-            if budget:
-                groups.append({"params": budget, "weight_decay": 0.0, "base": config.budget_learning_rate})
-            return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))
-        optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)
-        self.budget_optimizer = torch.optim.Adam(budget, lr=config.budget_learning_rate) if budget else None
-        return optimizer
+            groups += [of_budgets] if budgets else []
+            return [torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))]
+        network = torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)
+        return [network, torch.optim.Adam([of_budgets])] if budgets else [network]
 
     def share_done(self) -> float:
         """0..1 of the run, by minutes where they are given, by passes otherwise."""
@@ -296,8 +298,9 @@ class Run:
             profiles = (self.profile, *self.also)
             self.student.perturbation.freeze(profiles[self.random.integers(len(profiles))])
         factor = self._rate_factor(share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base"] * factor
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["base"] * factor
         rows = draw(self.training, count=config.batch_size, balanced=config.balanced, random=self.random)
         pixels = self._pixels(rows)
         if config.augment:
@@ -319,15 +322,11 @@ class Run:
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.steps}; the last checkpoint is whole"
             )
-        optimizers: list[torch.optim.Optimizer] = [self.optimizer]
-        of_budgets: torch.optim.Optimizer | None = getattr(self, "budget_optimizer", None)
-        if of_budgets is not None:
-            optimizers.append(of_budgets)
-        for optimizer in optimizers:
+        for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 5.0)
-        for optimizer in optimizers:
+        for optimizer in self.optimizers:
             optimizer.step()
         self.steps += 1
         self.passes += config.batch_size * self.world
@@ -390,7 +389,7 @@ class Run:
             "config": asdict(self.config),
             "student": self.student.state_dict(),
             "backbone": self.average,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "profile": None if self.profile is None else self.profile.to_json(),
             "also": [profile.to_json() for profile in self.also],
             "passes": self.passes,
@@ -412,7 +411,8 @@ class Run:
             self.also = tuple(ResearchProfile.from_json(text) for text in state["also"])
             self._freeze(ResearchProfile.from_json(state["profile"]))
         self.student.load_state_dict(state["student"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
         self.average = {key: value.clone() for key, value in state["backbone"].items()}
         self.passes, self.steps, self.seconds = state["passes"], state["steps"], state["seconds"]
         self.random = np.random.default_rng([self.config.seed, self.rank, self.steps])

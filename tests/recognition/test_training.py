@@ -154,6 +154,66 @@ def test_training_lowers_the_loss(faces: Faces, tmp_path: Path) -> None:
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
+def test_places_have_budgets_of_their_own_and_the_total_stays(faces: Faces, tmp_path: Path) -> None:
+    config = replace(
+        SMALL,
+        position_budgets=True,
+        attacker_weight=0.0,
+        easy_share=0.0,
+        exact_share=0.0,
+        budget_learning_rate=0.2,
+    )
+    run = Run(config, faces, tmp_path)
+    for _ in range(4):
+        run.step()
+    learned = run.student.perturbation
+    assert learned is not None
+    epsilon = learned.epsilon().detach()
+    assert epsilon.shape == (189, 14, 14)
+    assert float(epsilon.mean()) == pytest.approx(16.0, rel=1e-4)
+    profile = fit_profile(learned, name="places")
+    assert profile.position_weight.max() > 1.05 > 0.95 > profile.position_weight.min()
+    sent = torch.from_numpy(profile.epsilon[profile.sent])
+    assert torch.allclose(sent, epsilon[torch.from_numpy(profile.sent)].double(), rtol=0.01)
+
+
+def test_the_papers_run_shares_its_budget_among_channels_and_places(faces: Faces) -> None:
+    config = replace(CONFIGS["paper"], backbone="small")
+    values = coefficients(faces.take(np.arange(2)), "paper").numpy()
+    learned = Perturbation(config, measure(values, np.zeros((3, 112, 112), np.float32), clip_quantile=0.001))
+    with torch.no_grad():
+        for budget in learned.budget_parameters():
+            budget += 0.3 * torch.randn_like(budget)
+    assert float(learned.epsilon().detach().double().mean()) == pytest.approx(0.5, rel=1e-4)
+    loss = learned.recovery()
+    loss.backward()
+    assert all(
+        budget.grad is not None and budget.grad.abs().max() > 0 for budget in learned.budget_parameters()
+    )
+    assert len(fit_profile(learned, name="paper").to_json()) < 1_000_000
+
+
+def test_the_papers_schedule_divides_the_rates_of_network_and_budgets(faces: Faces, tmp_path: Path) -> None:
+    """Ji et al.: both optimizers step down at epochs 10, 18 and 22 of 24; both go on after a kill."""
+    config = replace(
+        SMALL, optimizer="sgd", schedule="steps", learning_rate=0.1, budget_learning_rate=0.1,
+        warmup_steps=0, passes=24 * 8, easy_share=0.0, exact_share=0.0,
+    )  # fmt: skip
+    run = Run(config, faces, tmp_path)
+    rates = []
+    for _ in range(24):
+        run.step()
+        rates.append({group["lr"] for optimizer in run.optimizers for group in optimizer.param_groups})
+    assert [len(one) for one in rates] == [1] * 24, "one rate for both"
+    assert [one.pop() for one in rates] == pytest.approx([0.1] * 10 + [0.01] * 8 + [0.001] * 4 + [0.0001] * 2)
+    run.save()
+    resumed = Run(config, faces, tmp_path)
+    for before, after in zip(run.optimizers, resumed.optimizers, strict=True):
+        kept, found = before.state_dict()["state"], after.state_dict()["state"]
+        assert kept.keys() == found.keys() and kept
+        assert all(torch.equal(kept[k][name], found[k][name]) for k in kept for name in kept[k])
+
+
 def test_a_run_accepts_other_noise_levels_and_keeps_them_over_a_kill(faces: Faces, tmp_path: Path) -> None:
     config = replace(
         SMALL, budgets="uniform", epsilon_mean=8.0, other_epsilons=(16.0,), easy_share=0.0, exact_share=1.0
