@@ -65,7 +65,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--passes", type=int, help="override the config's number of faces shown")
     parser.add_argument("--profile", type=Path, help="train on this frozen privacy profile from the start")
-    parser.add_argument("--initial", type=Path, help="start the network from another run's state.pt")
+    parser.add_argument(
+        "--initial", type=Path, help="start the network from another run's state.pt, or from a model's folder"
+    )
     parser.add_argument(
         "--balanced", action="store_true", help="draw identities, then faces, instead of faces"
     )

@@ -145,8 +145,9 @@ def _named() -> dict[str, TrainingConfig]:
             ]
     configs.append(replace(_unprotected(_SMALL), name="small-unprotected"))
     # In four runs, each --initial from the one before: the receiver learns to restore clean features, the network to
-    # recognize under more noise than it ships with, then under what ships. The trunk of the first comes from the
-    # published weights of the network that it is distilled from.
+    # recognize under more noise than it ships with, then under what ships. The trunk of the first came from the
+    # published weights of the network that it is distilled from; `--initial recognition/models/default-unprotected`
+    # is nearly the same (docs/evaluation.md, Training).
     restoring = replace(
         _SMALL,
         name="default-restore",

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from recognition.backbone import PLANES_SCALE, UNPROTECTED, Backbone, Receiver, Restorer, build_backbone
 from recognition.budget import PrivacyProfile
+from recognition.checkpoint import load_model
 from recognition.frequency import RESEARCH_SHAPES
 from recognition.heads import HEADS
 from recognition.training.collapsed import CollapsedStem
@@ -189,9 +190,12 @@ class Run:
         )
 
     def _start_from(self, initial: Path) -> None:
-        """The whole network of another run where it fits, its trunk where only the receiver differs. A restorer of
-        another width becomes the example for this run's."""
-        stored = torch.load(initial, weights_only=True, map_location=self.device)["backbone"]
+        """The whole network of another run, or of a model folder, where it fits, its trunk where only the receiver
+        differs. A restorer of another width becomes the example for this run's."""
+        if initial.is_dir():
+            stored = load_model(initial).backbone.to(self.device).state_dict()
+        else:
+            stored = torch.load(initial, weights_only=True, map_location=self.device)["backbone"]
         own = self.student.backbone.state_dict()
         fitting = {
             key: value for key, value in stored.items() if key in own and own[key].shape == value.shape

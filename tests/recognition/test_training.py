@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from recognition.checkpoint import load_model
+from recognition.checkpoint import load_model, model_folder
 from recognition.frequency import to_frequency
 from recognition.heads import ArcFace, CosFace
 from recognition.noise import code_thresholds
-from recognition.training import ship
+from recognition.training import ship, teach
 from recognition.training.config import CONFIGS
 from recognition.training.data import Encoded, Faces, draw, hold_out, join, read_folder, read_pack, read_tar
 from recognition.training.perturbation import Perturbation, Transform, fit_profile, measure
 from recognition.training.train import Run
+from tests.recognition.evaluation.faces import people, write_pack
 from tests.tiny_model import synthetic_picture
 
 SMALL = replace(
@@ -183,7 +184,7 @@ def test_the_papers_run_shares_its_budget_among_channels_and_places(faces: Faces
     learned = Perturbation(config, measure(values, np.zeros((3, 112, 112), np.float32), clip_quantile=0.001))
     with torch.no_grad():
         for budget in learned.budget_parameters():
-            budget += 0.3 * torch.randn_like(budget)
+            budget.add_(0.3 * torch.randn_like(budget))
     assert float(learned.epsilon().detach().double().mean()) == pytest.approx(0.5, rel=1e-4)
     loss = learned.recovery()
     loss.backward()
@@ -238,6 +239,32 @@ def test_a_receiver_that_restores_comes_closer_to_the_clean_features(faces: Face
     assert all(
         torch.equal(value, trunk[key]) for key, value in run.student.backbone.trunk.state_dict().items()
     )
+
+
+def test_the_first_run_takes_its_trunk_from_the_twin_that_ships(faces: Faces, tmp_path: Path) -> None:
+    twin = model_folder("default-unprotected")
+    run = Run(CONFIGS["default-restore"], faces, tmp_path, initial=twin)
+    wanted = load_model(twin).backbone.trunk.state_dict()
+    assert all(torch.equal(v, wanted[k]) for k, v in run.student.backbone.trunk.state_dict().items())
+
+
+def test_the_twin_that_ships_is_a_teacher(
+    faces: Faces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack = write_pack(tmp_path / "faces.npz", people(3, 2))
+    command = ["teach", "--pack", str(pack), "--out", str(tmp_path / "embeddings.npz")]
+    monkeypatch.setattr("sys.argv", command)
+    assert teach.main() == 0
+    taught = read_pack(pack, teacher=tmp_path / "embeddings.npz")
+    assert taught.teacher is not None and taught.teacher.shape == (6, 256)
+    alone = teach.embeddings_of(
+        load_model(model_folder("default-unprotected")).backbone.eval(), taught.pixels[np.array([2])]
+    )
+    assert np.allclose(taught.teacher[2], alone[0], atol=2e-3), "in the pack's order"
+    monkeypatch.setattr("sys.argv", [*command, "--model", "default"])
+    with pytest.raises(SystemExit):
+        teach.main()
+    assert "a teacher sees the picture" in capsys.readouterr().err
 
 
 def test_a_slimmer_receiver_learns_to_answer_as_the_one_before_it_did(faces: Faces, tmp_path: Path) -> None:
