@@ -144,6 +144,33 @@ def test_the_progress_of_an_enrollment_appears_without_a_reload(building, open_p
     assert complaints == []
 
 
+def test_what_has_the_focus_keeps_it_while_an_enrollment_goes_on_and_the_end_is_shown(
+    building, open_page, complaints
+):
+    make_user("alma", "enroller")
+    enrollment = begin_enrollment(
+        person=building.alice, terminal_id=building.terminal.pk, actor="alma", at=timezone.now()
+    )
+    page = sign_in(open_page())
+    page.goto(reverse("enrollment", args=[enrollment.pk]))
+    cancel = page.get_by_role("button", name="Cancel this enrollment")
+    cancel.focus()
+    node = cancel.element_handle()
+    Enrollment.objects.filter(pk=enrollment.pk).update(
+        captures_accepted=1, captures_received=1, last_reason="capture_accepted"
+    )
+    expect(page.locator("#enrollment")).to_contain_text("1 of 3 captures accepted", timeout=PATIENCE_MS)
+    expect(page.get_by_role("button", name="Retake from the first")).to_be_visible()
+    expect(cancel).to_be_focused()
+    assert node.evaluate("(button) => button.isConnected"), "a finger on it presses it"
+    Enrollment.objects.filter(pk=enrollment.pk).update(
+        state="completed", captures_accepted=3, finished_at=timezone.now()
+    )
+    expect(page.locator("#enrollment")).to_contain_text("Alice Example is enrolled", timeout=PATIENCE_MS)
+    expect(cancel).to_have_count(0)
+    assert complaints == []
+
+
 def test_the_search_narrows_the_list_while_one_types(building, open_page, complaints):
     make_user("alma", "enroller")
     page = sign_in(open_page())

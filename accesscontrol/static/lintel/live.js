@@ -211,4 +211,11 @@ if (followed) {
   document.body.addEventListener("htmx:afterSettle", () => {
     if (!document.querySelector("[data-events]")) source.close();
   });
+  // While it goes on, what is pressed or has the focus stays; when it is over there is something else to do.
+  document.body.addEventListener("htmx:beforeSwap", ({ detail }) => {
+    const fresh = new DOMParser().parseFromString(detail.serverResponse, "text/html").getElementById(detail.target.id);
+    if (fresh?.dataset.state !== detail.target.dataset.state) return;
+    detail.shouldSwap = false;
+    merge(detail.target, fresh);
+  });
 }
